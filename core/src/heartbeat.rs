@@ -1,0 +1,510 @@
+//! When to ask the node whether it is alive, how long to wait, and when to believe it is not.
+//!
+//! Liveness is question and answer, never the mesh's traffic: after 15 s without a byte a heartbeat
+//! goes out, any byte within 12 s is life, one more try, so that a dead link is known after 39 s.
+//! Firmware before 2.7.6 does not answer. Such a *mute* node is recognised by behaviour: only after
+//! two heartbeats were answered is silence held against a node; a node that lets three pass is mute
+//! and never dropped for silence. Its death is the transport's to find.
+
+use core::num::NonZeroU32;
+use core::time::Duration;
+
+use crate::time::Instant;
+
+/// The payload of a plain heartbeat: `ToRadio { heartbeat {} }`.
+pub const PLAIN: [u8; 2] = [0x3A, 0x00];
+
+/// The nonce of a heartbeat, which cannot be 1: from firmware 2.7.23 on a heartbeat with nonce 1
+/// makes the node broadcast its `NodeInfo` over the whole mesh and is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Nonce(Option<NonZeroU32>);
+
+impl Nonce {
+    /// No nonce: the plain heartbeat that every firmware takes.
+    pub const NONE: Self = Self(None);
+
+    /// The nonce `value`; `None` for 1.
+    pub const fn new(value: u32) -> Option<Self> {
+        match value {
+            1 => None,
+            _ => Some(Self(NonZeroU32::new(value))),
+        }
+    }
+
+    /// The number on the wire; 0 is none.
+    pub const fn value(self) -> u32 {
+        match self.0 {
+            None => 0,
+            Some(value) => value.get(),
+        }
+    }
+
+    /// The payload of a heartbeat with this nonce: so many of the bytes.
+    pub fn payload(self) -> ([u8; 8], usize) {
+        let mut out = [PLAIN[0], 0, 0x08, 0, 0, 0, 0, 0];
+        let mut rest = self.value();
+        if rest == 0 {
+            return (out, PLAIN.len());
+        }
+        let mut len = 3;
+        for byte in out.iter_mut().skip(3) {
+            len += 1;
+            *byte = rest as u8 & 0x7F;
+            rest >>= 7;
+            if rest == 0 {
+                break;
+            }
+            *byte |= 0x80;
+        }
+        out[1] = len as u8 - 2;
+        (out, len)
+    }
+}
+
+/// The numbers of the heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct HeartbeatConfig {
+    /// Silence after which the node is asked. Default 15 s; 100 ms to 5 min.
+    pub quiet: Duration,
+    /// How long any byte may take after that. Default 12 s, for an ESP32 that writes to a slow
+    /// peer can be away for 10 s; 100 ms to 60 s.
+    pub answer: Duration,
+    /// Unanswered questions in a row that end the link. Default 2; 1 to 10.
+    pub strikes: u8,
+    /// Something is sent at least this often, because the node drops a client that sent nothing
+    /// for 15 min (2.7.21 and newer). Default 5 min; at least `quiet`, at most 14 min.
+    pub keepalive: Duration,
+    /// How long after the handshake a node that is not known to answer is asked. Default 2 s, at
+    /// least 1 s: an unasked queue status often follows the handshake and proves nothing.
+    pub probe: Duration,
+    /// How often a mute node is asked. Default 60 s; at least `quiet`, at most `keepalive`.
+    pub mute: Duration,
+    /// What the heartbeats carry. Default none.
+    pub nonce: Nonce,
+}
+
+impl Default for HeartbeatConfig {
+    fn default() -> Self {
+        Self {
+            quiet: Duration::from_secs(15),
+            answer: Duration::from_secs(12),
+            strikes: 2,
+            keepalive: Duration::from_secs(300),
+            probe: Duration::from_secs(2),
+            mute: Duration::from_secs(60),
+            nonce: Nonce::NONE,
+        }
+    }
+}
+
+/// What is known of a node's answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Answers {
+    /// Not enough was seen; this many heartbeats were answered, this many were not.
+    Unproven {
+        /// Answered so far: 0 or 1.
+        answered: u8,
+        /// Unanswered in a row: 0 to 2.
+        missed: u8,
+    },
+    /// The node answers; its silence means death.
+    Proven,
+    /// The node never answers; its silence means nothing.
+    Mute,
+}
+
+impl Answers {
+    const NOTHING_SEEN: Self = Self::Unproven { answered: 0, missed: 0 };
+}
+
+/// Answers that prove a node: one may be an unasked queue status.
+const PROOF: u8 = 2;
+/// Heartbeats unanswered in a row that make an unproven node mute.
+const MUTE_AFTER: u8 = 3;
+
+/// What [`Heartbeat::handle_timeout`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Expired {
+    /// Nothing that the link must act on.
+    Nothing,
+    /// A first question went unanswered.
+    Suspected,
+    /// The node is found to be mute.
+    Mute,
+    /// The last question went unanswered: the link is dead.
+    Dead,
+}
+
+/// The question, as far as it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Question {
+    /// Not asked; the next one is due at this moment.
+    Resting(Instant),
+    /// To be written since this moment. A transport that takes no byte may keep it here.
+    Due(Instant),
+    /// Its last byte was written at this moment.
+    Asked(Instant),
+}
+
+/// The heartbeat of one link, across sessions; what it learnt of the node outlives them.
+#[derive(Debug, Clone)]
+pub struct Heartbeat {
+    config: HeartbeatConfig,
+    answers: Answers,
+    question: Question,
+    /// Questions in a row after which no byte came.
+    strikes: u8,
+    last_received: Instant,
+    last_sent: Instant,
+    /// When an unproven node is to be asked although it is not quiet.
+    probe: Option<Instant>,
+    /// When the question was asked for which an answer, not just any byte, is still missing.
+    unanswered: Option<Instant>,
+    round_trip: Option<Duration>,
+}
+
+impl Heartbeat {
+    /// A heartbeat that knows nothing of its node.
+    pub const fn new(config: HeartbeatConfig) -> Self {
+        Self {
+            config,
+            answers: Answers::NOTHING_SEEN,
+            question: Question::Resting(Instant::ORIGIN),
+            strikes: 0,
+            last_received: Instant::ORIGIN,
+            last_sent: Instant::ORIGIN,
+            probe: None,
+            unanswered: None,
+            round_trip: None,
+        }
+    }
+
+    /// A session began: nothing is due until the handshake is over.
+    pub fn handle_opened(&mut self, now: Instant) {
+        (self.strikes, self.unanswered, self.probe) = (0, None, None);
+        (self.last_received, self.last_sent) = (now, now);
+        self.rest();
+    }
+
+    /// The handshake is over: from now on silence counts.
+    pub fn handle_configured(&mut self, now: Instant) {
+        self.strikes = 0;
+        self.last_received = now;
+        self.probe_if_unproven(now);
+        self.rest();
+    }
+
+    /// Bytes arrived: the node lives. Returns whether it was suspected not to.
+    pub fn handle_received(&mut self, now: Instant) -> bool {
+        self.last_received = now;
+        self.rest();
+        core::mem::take(&mut self.strikes) > 0
+    }
+
+    /// A queue status without a packet id arrived: the answer to the heartbeat before it, if one is
+    /// unanswered. Returns whether it was.
+    pub fn handle_answer(&mut self, now: Instant) -> bool {
+        let Some(asked) = self.unanswered.take() else { return false };
+        self.round_trip = Some(now.since(asked));
+        self.answers = match self.answers {
+            Answers::Proven => Answers::Proven,
+            Answers::Unproven { answered, .. } if answered + 1 >= PROOF => Answers::Proven,
+            Answers::Unproven { answered, .. } => {
+                Answers::Unproven { answered: answered + 1, missed: 0 }
+            }
+            Answers::Mute => Answers::Unproven { answered: 1, missed: 0 },
+        };
+        self.probe_if_unproven(now);
+        self.rest();
+        true
+    }
+
+    /// The last byte of a frame was written.
+    pub fn handle_sent(&mut self, now: Instant) {
+        self.last_sent = now;
+        if let Question::Resting(_) = self.question {
+            self.rest();
+        }
+    }
+
+    /// The last byte of a heartbeat was written.
+    pub fn handle_asked(&mut self, now: Instant) {
+        self.last_sent = now;
+        self.probe = None;
+        self.unanswered = Some(now);
+        self.question = Question::Asked(now);
+    }
+
+    /// What was learnt of the node is in doubt: it was lost for want of an answer, or another node
+    /// answers at its address.
+    pub fn forget(&mut self) {
+        self.answers = Answers::NOTHING_SEEN;
+    }
+
+    /// Lets time pass; does nothing before [`Heartbeat::poll_timeout`].
+    pub fn handle_timeout(&mut self, now: Instant) -> Expired {
+        match self.question {
+            Question::Resting(at) if now >= at => {
+                self.question = Question::Due(now);
+                Expired::Nothing
+            }
+            Question::Due(since) | Question::Asked(since) if now >= since + self.config.answer => {
+                self.expire(now)
+            }
+            _ => Expired::Nothing,
+        }
+    }
+
+    /// The next moment at which [`Heartbeat::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Instant {
+        match self.question {
+            Question::Resting(at) => at,
+            Question::Due(since) | Question::Asked(since) => since + self.config.answer,
+        }
+    }
+
+    /// Whether a heartbeat is to be written now.
+    pub const fn is_due(&self) -> bool {
+        matches!(self.question, Question::Due(_))
+    }
+
+    /// What a heartbeat carries.
+    pub const fn nonce(&self) -> Nonce {
+        self.config.nonce
+    }
+
+    /// What is known of the node's answers.
+    pub const fn answers(&self) -> Answers {
+        self.answers
+    }
+
+    /// The span between the last answered question and its answer.
+    pub const fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
+    }
+
+    /// When the last byte arrived.
+    pub const fn last_received(&self) -> Instant {
+        self.last_received
+    }
+
+    /// A question got no byte in time, or could not even be written in that time.
+    fn expire(&mut self, now: Instant) -> Expired {
+        self.unanswered = None;
+        self.question = Question::Due(now);
+        match self.answers {
+            Answers::Mute => {
+                self.rest();
+                return Expired::Nothing;
+            }
+            Answers::Unproven { missed, .. } if missed + 1 >= MUTE_AFTER => {
+                self.answers = Answers::Mute;
+                self.strikes = 0;
+                self.rest();
+                return Expired::Mute;
+            }
+            Answers::Unproven { answered, missed } => {
+                self.answers = Answers::Unproven { answered, missed: missed + 1 };
+            }
+            Answers::Proven => {}
+        }
+        self.strikes = self.strikes.saturating_add(1);
+        match self.answers {
+            Answers::Proven if self.strikes >= self.config.strikes => Expired::Dead,
+            _ if self.strikes == 1 => Expired::Suspected,
+            _ => Expired::Nothing,
+        }
+    }
+
+    fn probe_if_unproven(&mut self, now: Instant) {
+        if let Answers::Unproven { .. } = self.answers {
+            self.probe = Some(now + self.config.probe);
+        }
+    }
+
+    /// The one place that decides when to ask next.
+    fn rest(&mut self) {
+        let quiet = match self.answers {
+            Answers::Mute => self.last_sent.max(self.last_received) + self.config.mute,
+            _ => self.last_received + self.config.quiet,
+        };
+        let at = quiet.min(self.last_sent + self.config.keepalive);
+        self.question = Question::Resting(self.probe.map_or(at, |probe| probe.min(at)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::vec::Vec;
+
+    use super::*;
+
+    /// Lets time pass second by second; heartbeats are written at once and answered as `answer`
+    /// says. Returns what happened, with its second.
+    fn play(
+        heartbeat: &mut Heartbeat,
+        seconds: core::ops::Range<u64>,
+        answer: impl Fn(u64) -> bool,
+    ) -> Vec<(u64, &'static str)> {
+        let mut seen = Vec::new();
+        for second in seconds {
+            let now = at(second);
+            match heartbeat.handle_timeout(now) {
+                Expired::Nothing => {}
+                Expired::Suspected => seen.push((second, "suspected")),
+                Expired::Mute => seen.push((second, "mute")),
+                Expired::Dead => {
+                    seen.push((second, "dead"));
+                    return seen;
+                }
+            }
+            if heartbeat.is_due() {
+                heartbeat.handle_asked(now);
+                seen.push((second, "asked"));
+                if answer(second) {
+                    heartbeat.handle_received(now);
+                    heartbeat.handle_answer(now);
+                }
+            }
+        }
+        seen
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_millis(seconds * 1000)
+    }
+
+    fn proven() -> Heartbeat {
+        let mut heartbeat = Heartbeat::new(HeartbeatConfig::default());
+        heartbeat.answers = Answers::Proven;
+        heartbeat.handle_opened(at(0));
+        heartbeat.handle_configured(at(0));
+        heartbeat
+    }
+
+    #[test]
+    fn a_dead_link_is_known_after_39_seconds() {
+        let seen = play(&mut proven(), 0..100, |_| false);
+        assert_eq!(
+            seen,
+            [(15, "asked"), (27, "suspected"), (27, "asked"), (39, "dead")],
+            "15 s of silence, 12 s for an answer, one more try"
+        );
+    }
+
+    #[test]
+    fn a_quiet_mesh_is_asked_and_kept() {
+        let seen = play(&mut proven(), 0..61, |_| true);
+        assert_eq!(seen, [(15, "asked"), (30, "asked"), (45, "asked"), (60, "asked")]);
+    }
+
+    #[test]
+    fn any_byte_is_life() {
+        let mut heartbeat = proven();
+        play(&mut heartbeat, 0..30, |_| false);
+        assert!(heartbeat.handle_received(at(30)), "it was suspected");
+        assert_eq!(play(&mut heartbeat, 30..46, |_| false), [(45, "asked")]);
+        assert_eq!(heartbeat.poll_timeout(), at(57));
+    }
+
+    #[test]
+    fn a_busy_mesh_is_still_asked_every_five_minutes() {
+        let mut heartbeat = proven();
+        let mut asked = Vec::new();
+        for second in 0..=900 {
+            heartbeat.handle_received(at(second));
+            heartbeat.handle_timeout(at(second));
+            if heartbeat.is_due() {
+                heartbeat.handle_asked(at(second));
+                asked.push(second);
+            }
+        }
+        assert_eq!(asked, [300, 600, 900]);
+    }
+
+    #[test]
+    fn two_answers_prove_a_node() {
+        let mut heartbeat = Heartbeat::new(HeartbeatConfig::default());
+        heartbeat.handle_opened(at(0));
+        heartbeat.handle_asked(at(0));
+        heartbeat.handle_answer(at(0));
+        heartbeat.handle_configured(at(1));
+        assert_eq!(heartbeat.answers(), Answers::Unproven { answered: 1, missed: 0 });
+        assert_eq!(play(&mut heartbeat, 1..4, |_| true), [(3, "asked")]);
+        assert_eq!(heartbeat.answers(), Answers::Proven);
+    }
+
+    #[test]
+    fn a_status_that_nobody_asked_for_proves_nothing() {
+        let mut heartbeat = Heartbeat::new(HeartbeatConfig::default());
+        heartbeat.handle_opened(at(0));
+        heartbeat.handle_configured(at(0));
+        for _ in 0..5 {
+            heartbeat.handle_answer(at(0));
+        }
+        assert_eq!(heartbeat.answers(), Answers::Unproven { answered: 0, missed: 0 });
+    }
+
+    #[test]
+    fn a_mute_node_is_never_dropped() {
+        let mut heartbeat = Heartbeat::new(HeartbeatConfig::default());
+        heartbeat.handle_opened(at(0));
+        heartbeat.handle_configured(at(0));
+        let seen = play(&mut heartbeat, 0..1000, |_| false);
+        let start = [(2, "asked"), (14, "suspected"), (14, "asked"), (26, "asked"), (38, "mute")];
+        assert_eq!(seen[..5], start);
+        assert!(seen[5..].iter().all(|(_, what)| *what == "asked"), "{seen:?}");
+        assert_eq!(seen[5..7], [(86, "asked"), (146, "asked")], "once a minute from the last");
+    }
+
+    #[test]
+    fn a_node_that_begins_to_answer_is_no_longer_mute() {
+        let mut heartbeat = Heartbeat::new(HeartbeatConfig::default());
+        heartbeat.handle_opened(at(0));
+        heartbeat.handle_configured(at(0));
+        play(&mut heartbeat, 0..40, |_| false);
+        assert_eq!(heartbeat.answers(), Answers::Mute);
+        play(&mut heartbeat, 40..120, |_| true);
+        assert_eq!(heartbeat.answers(), Answers::Proven);
+    }
+
+    #[test]
+    fn a_transport_that_takes_no_byte_is_a_strike_too() {
+        let mut heartbeat = proven();
+        let mut dead = None;
+        for second in 0..100 {
+            if heartbeat.handle_timeout(at(second)) == Expired::Dead {
+                dead = Some(second);
+                break;
+            }
+        }
+        assert_eq!(dead, Some(39));
+    }
+
+    #[test]
+    fn calls_before_the_deadline_do_nothing() {
+        let mut heartbeat = proven();
+        assert_eq!(heartbeat.handle_timeout(at(14)), Expired::Nothing);
+        assert!(!heartbeat.is_due());
+        assert_eq!(heartbeat.poll_timeout(), at(15));
+    }
+
+    #[test]
+    fn the_nonce_cannot_be_1() {
+        assert_eq!(Nonce::new(1), None);
+        assert_eq!(Nonce::new(0), Some(Nonce::NONE));
+        let payload = |value| {
+            let (bytes, len) = Nonce::new(value).unwrap().payload();
+            bytes[..len].to_vec()
+        };
+        assert_eq!(payload(0), PLAIN);
+        assert_eq!(payload(2), [0x3A, 2, 0x08, 2]);
+        assert_eq!(payload(u32::MAX), [0x3A, 6, 0x08, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F]);
+    }
+}

@@ -1,0 +1,625 @@
+//! The link: one connection to one node, held for ever.
+//!
+//! No clock, socket or thread: what the world did comes in by `handle_*`, what the user wants by
+//! plain verbs, what the caller must do next goes out by `poll_*`. The loop of every caller:
+//!
+//! 1. wait for input, or until the deadline;
+//! 2. make one `handle_*` call (after [`Link::handle_timeout`] on a serial line, also
+//!    [`Link::handle_bytes`] with an empty slice);
+//! 3. drain [`Link::poll_event`];
+//! 4. drain [`Link::poll_transmit`] until it says blocked or empty;
+//! 5. ask [`Link::poll_timeout`];
+//! 6. go to 1.
+
+mod state;
+#[cfg(test)]
+mod tests;
+
+use core::time::Duration;
+
+use embedded_io::Write;
+use heapless::Deque;
+
+use crate::backoff::Backoff;
+use crate::config::{Ask, ConfigError, HandshakeConfig, LinkConfig, SerialConfig};
+use crate::decoder::{Decoder, Kind};
+use crate::fault::{Class, Fault, Level};
+use crate::fmt::{debug, info, warning};
+use crate::heartbeat::{self, Answers, Expired, Heartbeat};
+use crate::peek::{FromRadio, QueueStatus};
+use crate::rng::Rng;
+use crate::time::{Instant, earliest};
+use crate::tx::Tx;
+
+pub use state::{Asked, Event, Item, Received, State, Stats, Transmit};
+
+/// What is in the transmit buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+enum Sending {
+    Wake,
+    Heartbeat,
+    WantConfig(u32),
+    Disconnect,
+}
+
+/// What a session says before its `want_config_id`, step by step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Greeting {
+    /// Serial: the bytes that wake the node, then a pause.
+    Wake,
+    /// A heartbeat: firmware from 2.7.6 on answers it at once, and so shows that it answers.
+    Heartbeat,
+    Done,
+}
+
+/// How long a node takes to wake up.
+const WAKE_PAUSE: Duration = Duration::from_millis(100);
+
+/// The nonce that asks for everything but the other nodes, and the one that asks for nodes only.
+const CONFIG_ONLY: u32 = 69420;
+const NODES_ONLY: u32 = 69421;
+
+/// Young sessions in a row that make a contended link.
+const CONTENDED: u32 = 3;
+
+/// The state machine of the link. About 1.5 KB; no allocation.
+///
+/// Getters; `handle_*` for what the world did; [`Link::open`] and [`Link::close`] for what the user
+/// wants; `poll_*` for what to do next. After every `handle_*` and verb the three `poll_*` are to
+/// be called again, in the order of the module's loop.
+#[derive(Debug, Clone)]
+pub struct Link {
+    handshake: HandshakeConfig,
+    serial: Option<SerialConfig>,
+    connect_limit: Duration,
+    close_limit: Duration,
+    young: Duration,
+    state: State,
+    decoder: Decoder,
+    tx: Tx,
+    /// What `tx` holds; `None` if and only if it is empty.
+    sending: Option<Sending>,
+    heartbeat: Heartbeat,
+    backoff: Backoff,
+    rng: Rng,
+    /// Happened and not drained yet; one call adds at most three. When it is full the oldest is dropped; `OpenDue` and `Closed`
+    /// are never in it, they follow from the state.
+    events: Deque<Event, 4>,
+    /// `OpenDue` or `Closed` was drained for the present state.
+    told: bool,
+    /// What this session has said before its `want_config_id`.
+    greeting: Greeting,
+    /// No more bytes will complete what the decoder holds: it is to be looked at again.
+    flush: bool,
+    node: Option<u32>,
+    last_handshake: Option<Instant>,
+    /// The last byte of the last session that was up.
+    last_heard: Option<Instant>,
+    /// Young sessions in a row that the node closed.
+    young_sessions: u32,
+    stats: Stats,
+}
+
+impl Link {
+    /// A link at rest. Equal seeds and equal calls give equal behaviour.
+    pub fn new(config: LinkConfig, seed: u64) -> Result<Self, ConfigError> {
+        config.check()?;
+        Ok(Self {
+            handshake: config.handshake,
+            serial: config.serial,
+            connect_limit: config.connect_limit,
+            close_limit: config.close_limit,
+            young: config.young,
+            state: State::Idle,
+            decoder: Decoder::new(),
+            tx: Tx::new(),
+            sending: None,
+            heartbeat: Heartbeat::new(config.heartbeat),
+            backoff: Backoff::new(config.backoff),
+            rng: Rng::new(seed),
+            events: Deque::new(),
+            told: false,
+            greeting: Greeting::Done,
+            flush: false,
+            node: None,
+            last_handshake: None,
+            last_heard: None,
+            young_sessions: 0,
+            stats: Stats::default(),
+        })
+    }
+
+    /// Starts: the first attempt is due at once. Does nothing but in `Idle`.
+    pub fn open(&mut self, now: Instant) {
+        if self.state == State::Idle {
+            self.attempt(now);
+        }
+    }
+
+    /// Ends the link for good: what is half written is finished, `disconnect` follows, then comes
+    /// [`Event::Closed`], after at most `close_limit`.
+    pub fn close(&mut self, now: Instant) {
+        match self.state {
+            State::Configuring { .. } | State::Up { .. } | State::Suspect { .. } => {
+                if !self.tx.is_half_sent() {
+                    self.clear_tx();
+                }
+                self.enter(State::Closing { deadline: now + self.close_limit });
+            }
+            State::Idle | State::Opening { .. } | State::Waiting { .. } => {
+                self.enter(State::Closed);
+            }
+            State::Closing { .. } | State::Closed => {}
+        }
+    }
+
+    /// A further address of the node is being tried: the attempt's time starts anew.
+    pub fn handle_opening(&mut self, now: Instant) {
+        if let State::Opening { .. } = self.state {
+            self.state = State::Opening { deadline: now + self.connect_limit };
+        }
+    }
+
+    /// The transport is open.
+    pub fn handle_opened(&mut self, now: Instant) {
+        let State::Opening { .. } = self.state else { return };
+        self.greeting = match self.serial {
+            Some(_) => Greeting::Wake,
+            None => Greeting::Heartbeat,
+        };
+        self.heartbeat.handle_opened(now);
+        self.enter(State::Configuring { opened: now, asked: self.ask(now) });
+        self.push(Event::Opened);
+    }
+
+    /// Bytes arrived. Takes some of them and gives back at most one item; call again with the rest
+    /// until all are taken and there is no item. Without an open transport all are dropped.
+    pub fn handle_bytes<'a>(&'a mut self, now: Instant, input: &'a [u8]) -> Received<'a> {
+        if !self.state.is_open() {
+            return Received { taken: input.len(), item: None };
+        }
+        if !input.is_empty() {
+            self.flush = false;
+            self.heard(now);
+        }
+        let mut taken = 0;
+        let (offered, kind, place) = loop {
+            let offered = input.get(taken..).unwrap_or(&[]);
+            let step = self.decoder.step(offered);
+            taken += step.taken;
+            match step.found {
+                None if self.flush && self.decoder.held() > 0 => self.decoder.give_up(),
+                None => {
+                    self.stats.bytes_in += taken as u64;
+                    return Received { taken, item: None };
+                }
+                Some((Kind::Noise, place)) => break (offered, Kind::Noise, place),
+                Some((Kind::Frame, place)) => {
+                    let payload = self.decoder.slice(offered, place);
+                    if let Some(message) = FromRadio::peek(payload).map(FromRadio::detached) {
+                        self.heard_frame(now, message);
+                        break (offered, Kind::Frame, place);
+                    }
+                    self.stats.rejected = self.stats.rejected.wrapping_add(1);
+                    taken -= self.decoder.reject();
+                }
+            }
+        };
+        self.stats.bytes_in += taken as u64;
+        let bytes = self.decoder.slice(offered, place);
+        let item = match kind {
+            Kind::Frame => Item::Frame { payload: bytes, message: FromRadio::read(bytes) },
+            Kind::Noise => {
+                self.stats.noise += bytes.len() as u64;
+                Item::Noise(bytes)
+            }
+        };
+        Received { taken, item: Some(item) }
+    }
+
+    /// The stream has ended. What is held of an unfinished frame may hide whole ones: call
+    /// [`Link::handle_bytes`] with an empty slice until it gives no item, then
+    /// [`Link::handle_closed`].
+    pub fn handle_end(&mut self) {
+        self.flush = true;
+    }
+
+    /// The transport failed, could not be opened, or was closed by the peer
+    /// ([`Class::ClosedByPeer`]). The caller drops it.
+    pub fn handle_closed(&mut self, now: Instant, fault: Fault) {
+        match self.state {
+            State::Opening { .. }
+            | State::Configuring { .. }
+            | State::Up { .. }
+            | State::Suspect { .. } => self.lost(now, fault),
+            State::Closing { .. } => self.enter(State::Closed),
+            // The late word of a transport that was dropped already.
+            State::Idle | State::Waiting { .. } | State::Closed => {}
+        }
+    }
+
+    /// Lets time pass; does nothing before [`Link::poll_timeout`]. On a serial line call
+    /// [`Link::handle_bytes`] with an empty slice afterwards: a torn frame may have been given up.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.torn_deadline().is_some_and(|at| now >= at) {
+            self.flush = true;
+        }
+        match self.state {
+            State::Opening { deadline } if now >= deadline => {
+                self.lost(now, Fault::new(Class::TimedOut));
+            }
+            State::Configuring { opened, asked } => {
+                self.handle_handshake_timeout(now, opened, asked);
+            }
+            State::Up { opened } | State::Suspect { opened } => {
+                self.handle_heartbeat_timeout(now, opened);
+            }
+            State::Waiting { until } if now >= until => self.attempt(now),
+            State::Closing { deadline } if now >= deadline => self.enter(State::Closed),
+            _ => {}
+        }
+    }
+
+    /// The oldest event that was not drained yet.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        let duty = match self.state {
+            State::Opening { .. } => Event::OpenDue,
+            State::Closed => Event::Closed,
+            _ => return None,
+        };
+        (!core::mem::replace(&mut self.told, true)).then_some(duty)
+    }
+
+    /// Writes what is due, with one call of the writer's `write`; a short write is normal, the rest
+    /// stays pending. Call until it says blocked or empty.
+    ///
+    /// The writer's own error comes back untouched and nothing is consumed: `embedded-io` has no
+    /// `WouldBlock`, so only the caller can tell "not ready" from a fault.
+    pub fn poll_transmit<W: Write>(
+        &mut self,
+        now: Instant,
+        writer: &mut W,
+    ) -> Result<Transmit, W::Error> {
+        if self.tx.is_empty() {
+            self.sending = self.next_frame(now);
+        }
+        if self.tx.is_empty() {
+            return Ok(Transmit::Empty);
+        }
+        let n = writer.write(self.tx.pending())?;
+        if n == 0 {
+            return Ok(Transmit::Blocked);
+        }
+        self.stats.bytes_out += n as u64;
+        if self.tx.consume(n)
+            && let Some(sent) = self.sending.take()
+        {
+            self.sent(now, sent);
+        }
+        Ok(Transmit::Wrote(n))
+    }
+
+    /// The next moment at which [`Link::handle_timeout`] has something to do; `None` means that
+    /// only input can wake the link.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let deadline = match self.state {
+            State::Opening { deadline } | State::Closing { deadline } => Some(deadline),
+            State::Configuring { asked, .. } => Some(match asked {
+                Asked::NotBefore(at) => at,
+                Asked::Due(since) => since + self.handshake.silence,
+                Asked::With { since, last_frame, .. } => {
+                    (last_frame + self.handshake.silence).min(since + self.handshake.limit)
+                }
+            }),
+            State::Up { .. } | State::Suspect { .. } => Some(self.heartbeat.poll_timeout()),
+            State::Waiting { until } => Some(until),
+            State::Idle | State::Closed => None,
+        };
+        earliest(deadline, self.torn_deadline())
+    }
+
+    /// Where the link stands.
+    pub const fn state(&self) -> State {
+        self.state
+    }
+
+    /// The number of the node that answered last.
+    pub const fn node(&self) -> Option<u32> {
+        self.node
+    }
+
+    /// What is known of the node's answers to heartbeats.
+    pub const fn answers(&self) -> Answers {
+        self.heartbeat.answers()
+    }
+
+    /// The span between the last answered heartbeat and its answer.
+    pub const fn round_trip(&self) -> Option<Duration> {
+        self.heartbeat.round_trip()
+    }
+
+    /// Counters since the link was made.
+    pub const fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    fn attempt(&mut self, now: Instant) {
+        self.stats.attempts = self.stats.attempts.wrapping_add(1);
+        self.enter(State::Opening { deadline: now + self.connect_limit });
+    }
+
+    /// When the next `want_config_id` may be written.
+    fn ask(&self, now: Instant) -> Asked {
+        match self.last_handshake.map(|last| last + self.handshake.gap) {
+            Some(at) if at > now => Asked::NotBefore(at),
+            _ => Asked::Due(now),
+        }
+    }
+
+    /// A byte arrived.
+    fn heard(&mut self, now: Instant) {
+        let suspected = self.heartbeat.handle_received(now);
+        if let State::Suspect { opened } = self.state {
+            self.enter(State::Up { opened });
+        }
+        if suspected && matches!(self.state, State::Up { .. }) {
+            self.push(Event::Recovered);
+        }
+    }
+
+    fn heard_frame(&mut self, now: Instant, message: FromRadio<'static>) {
+        self.stats.frames_in = self.stats.frames_in.wrapping_add(1);
+        if let State::Configuring { asked: Asked::With { last_frame, .. }, .. } = &mut self.state {
+            *last_frame = now;
+        }
+        match (self.state, message) {
+            (_, FromRadio::MyInfo(info)) => self.met(info.node),
+            (
+                State::Configuring { opened, asked: Asked::With { nonce, since, .. } },
+                FromRadio::ConfigComplete(completed),
+            ) if completed == nonce => self.configured(now, opened, since),
+            (_, FromRadio::QueueStatus(QueueStatus { id: 0, .. })) => {
+                let answers = self.heartbeat.handle_answer(now);
+                self.stats.answered = self.stats.answered.wrapping_add(u32::from(answers));
+            }
+            (State::Configuring { opened, .. }, FromRadio::Rebooted)
+            | (State::Up { opened } | State::Suspect { opened }, FromRadio::Rebooted)
+                if self.serial.is_some() =>
+            {
+                self.push(Event::Rebooted);
+                self.enter(State::Configuring { opened, asked: self.ask(now) });
+            }
+            // A config_complete_id with another nonce is a leftover of an aborted handshake.
+            // Packets and configuration are the caller's.
+            _ => {}
+        }
+    }
+
+    fn met(&mut self, node: u32) {
+        if let Some(from) = self.node.replace(node)
+            && from != node
+        {
+            self.heartbeat.forget();
+            self.push(Event::NodeChanged { from, to: node });
+        }
+    }
+
+    fn configured(&mut self, now: Instant, opened: Instant, since: Instant) {
+        self.stats.sessions = self.stats.sessions.wrapping_add(1);
+        self.heartbeat.handle_configured(now);
+        self.enter(State::Up { opened });
+        self.push(Event::Configured {
+            node: self.node.unwrap_or(0),
+            took: now.since(since),
+            gap: self.last_heard.map(|last| now.since(last)),
+        });
+    }
+
+    fn handle_handshake_timeout(&mut self, now: Instant, opened: Instant, asked: Asked) {
+        let silence = self.handshake.silence;
+        match asked {
+            Asked::NotBefore(at) if now >= at => {
+                self.state = State::Configuring { opened, asked: Asked::Due(now) };
+            }
+            Asked::Due(since) if now >= since + silence => {
+                self.lost(now, Fault::new(Class::HandshakeStalled));
+            }
+            Asked::With { last_frame, .. } if now >= last_frame + silence => {
+                self.lost(now, Fault::new(Class::HandshakeStalled));
+            }
+            Asked::With { since, .. } if now >= since + self.handshake.limit => {
+                self.lost(now, Fault::new(Class::HandshakeEndless));
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_heartbeat_timeout(&mut self, now: Instant, opened: Instant) {
+        match self.heartbeat.handle_timeout(now) {
+            Expired::Nothing => {}
+            Expired::Suspected => {
+                self.enter(State::Suspect { opened });
+                self.push(Event::Suspected);
+            }
+            Expired::Mute => {
+                self.enter(State::Up { opened });
+                self.push(Event::FoundMute);
+            }
+            Expired::Dead => {
+                self.heartbeat.forget();
+                self.lost(now, Fault::new(Class::Silent));
+            }
+        }
+    }
+
+    /// The one way from an attempt or a session to the wait for the next.
+    fn lost(&mut self, now: Instant, fault: Fault) {
+        let session = self.state.opened().map(|opened| now.since(opened));
+        let was_up = matches!(self.state, State::Up { .. } | State::Suspect { .. });
+        if was_up {
+            self.last_heard = Some(self.heartbeat.last_received());
+        }
+        let retry_in = self.backoff.handle_lost(now, session, self.rng.next_u32());
+        warn_if_unusual(fault);
+        self.enter(State::Waiting { until: now + retry_in });
+        self.push(Event::Lost { fault, session, was_up, retry_in });
+        if let Some(session) = session {
+            self.count_young(fault, session);
+        }
+    }
+
+    fn count_young(&mut self, fault: Fault, session: Duration) {
+        let by_node = matches!(
+            fault.class(),
+            Class::ClosedByPeer | Class::ConnectionReset | Class::BrokenPipe
+        );
+        if !by_node || session >= self.young {
+            self.young_sessions = 0;
+            return;
+        }
+        self.young_sessions = self.young_sessions.saturating_add(1);
+        let sessions = self.young_sessions;
+        if sessions.is_multiple_of(CONTENDED) && (sessions / CONTENDED).is_power_of_two() {
+            self.push(Event::Contended { sessions });
+        }
+    }
+
+    /// Puts the next frame into the empty transmit buffer.
+    fn next_frame(&mut self, now: Instant) -> Option<Sending> {
+        let next = match self.state {
+            State::Closing { .. } => Sending::Disconnect,
+            State::Configuring { .. } if self.greeting == Greeting::Wake => Sending::Wake,
+            State::Configuring { asked: Asked::Due(_), .. } => match self.greeting {
+                Greeting::Heartbeat => Sending::Heartbeat,
+                Greeting::Wake | Greeting::Done => Sending::WantConfig(self.fresh_nonce()),
+            },
+            State::Up { .. } | State::Suspect { .. } if self.heartbeat.is_due() => {
+                Sending::Heartbeat
+            }
+            _ => return None,
+        };
+        debug!("at {=u64} ms sending {}", now.as_millis(), next);
+        let pushed = match next {
+            Sending::Wake => self.tx.push_wake(),
+            Sending::Heartbeat => {
+                let (payload, len) = self.heartbeat.nonce().payload();
+                self.tx.push_frame(payload.get(..len).unwrap_or(&heartbeat::PLAIN))
+            }
+            Sending::WantConfig(nonce) => {
+                let (payload, len) = want_config(nonce);
+                self.tx.push_frame(payload.get(..len).unwrap_or(&payload))
+            }
+            Sending::Disconnect => self.tx.push_frame(&DISCONNECT),
+        };
+        pushed.ok().map(|()| next)
+    }
+
+    /// The last byte of a frame was taken: only now does it count.
+    fn sent(&mut self, now: Instant, sent: Sending) {
+        self.heartbeat.handle_sent(now);
+        if sent != Sending::Wake {
+            self.stats.frames_out = self.stats.frames_out.wrapping_add(1);
+        }
+        match (sent, self.state) {
+            (Sending::Wake, State::Configuring { opened, asked }) => {
+                self.greeting = Greeting::Heartbeat;
+                let at = match asked {
+                    Asked::NotBefore(at) => at.max(now + WAKE_PAUSE),
+                    _ => now + WAKE_PAUSE,
+                };
+                self.state = State::Configuring { opened, asked: Asked::NotBefore(at) };
+            }
+            (Sending::WantConfig(nonce), State::Configuring { opened, .. }) => {
+                self.last_handshake = Some(now);
+                self.backoff.handle_handshake(now);
+                let asked = Asked::With { nonce, since: now, last_frame: now };
+                self.state = State::Configuring { opened, asked };
+            }
+            (Sending::Heartbeat, _) => {
+                self.greeting = Greeting::Done;
+                self.stats.heartbeats = self.stats.heartbeats.wrapping_add(1);
+                self.heartbeat.handle_asked(now);
+            }
+            (Sending::Disconnect, State::Closing { .. }) => self.enter(State::Closed),
+            // What was half written when the state changed.
+            _ => {}
+        }
+    }
+
+    /// A nonce that no earlier handshake had and that asks for nothing special.
+    fn fresh_nonce(&mut self) -> u32 {
+        if self.handshake.ask == Ask::ConfigOnly {
+            return CONFIG_ONLY;
+        }
+        loop {
+            match self.rng.next_u32() {
+                0 | CONFIG_ONLY | NODES_ONLY => {}
+                nonce => return nonce,
+            }
+        }
+    }
+
+    /// When an unfinished frame on a serial line is given up.
+    fn torn_deadline(&self) -> Option<Instant> {
+        let serial = self.serial?;
+        let waiting = self.state.is_open() && self.decoder.held() > 0 && !self.flush;
+        waiting.then(|| self.heartbeat.last_received() + serial.torn_after)
+    }
+
+    /// The one place where the state changes and both buffers are cleared when the transport does.
+    fn enter(&mut self, state: State) {
+        info!("link {} -> {}", self.state, state);
+        if !state.is_open() {
+            self.decoder.clear();
+            self.clear_tx();
+            self.flush = false;
+        }
+        self.state = state;
+        self.told = false;
+    }
+
+    fn clear_tx(&mut self) {
+        self.tx.clear();
+        self.sending = None;
+    }
+
+    fn push(&mut self, event: Event) {
+        if self.events.is_full() {
+            warning!("an event was not drained in time");
+            self.events.pop_front();
+        }
+        // Never full here.
+        let _ = self.events.push_back(event);
+    }
+}
+
+/// The payload `ToRadio { disconnect: true }`.
+const DISCONNECT: [u8; 2] = [0x20, 0x01];
+
+/// The payload `ToRadio { want_config_id: nonce }`: so many of the bytes.
+fn want_config(nonce: u32) -> ([u8; 6], usize) {
+    let mut out = [0x18, 0, 0, 0, 0, 0];
+    let mut rest = nonce;
+    let mut len = 1;
+    for byte in out.iter_mut().skip(1) {
+        len += 1;
+        *byte = rest as u8 & 0x7F;
+        rest >>= 7;
+        if rest == 0 {
+            break;
+        }
+        *byte |= 0x80;
+    }
+    (out, len)
+}
+
+fn warn_if_unusual(fault: Fault) {
+    match fault.level() {
+        Level::Warn => warning!("unusual fault {}", fault),
+        Level::Debug => debug!("fault {}", fault),
+    }
+}

@@ -1,0 +1,498 @@
+//! The link as scripts: the first column is the time in milliseconds.
+
+extern crate std;
+
+use core::convert::Infallible;
+use std::string::{String, ToString};
+use std::vec::Vec;
+use std::{format, vec};
+
+use embedded_io::ErrorType;
+
+use super::*;
+use crate::frame;
+
+/// A link with its transport: bytes it wrote, and how many it takes.
+struct Bench {
+    link: Link,
+    wire: Wire,
+    now: Instant,
+}
+
+#[derive(Default)]
+struct Wire {
+    written: Vec<u8>,
+    /// How many bytes a write takes; `None` is any.
+    takes: Option<usize>,
+}
+
+impl ErrorType for Wire {
+    type Error = Infallible;
+}
+
+impl Write for Wire {
+    fn write(&mut self, buf: &[u8]) -> Result<usize, Infallible> {
+        let n = self.takes.unwrap_or(usize::MAX).min(buf.len());
+        self.written.extend_from_slice(&buf[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+impl Bench {
+    fn new(config: LinkConfig) -> Self {
+        let link = Link::new(config, 1).unwrap();
+        Self { link, wire: Wire::default(), now: Instant::ORIGIN }
+    }
+
+    /// One with its session up since 0 ms, at a node that answers heartbeats.
+    fn up(config: LinkConfig) -> Self {
+        let mut bench = Self::new(config);
+        bench.link.open(bench.now);
+        bench.at(0, "open_due");
+        bench.link.handle_opened(bench.now);
+        bench.at(0, "opened");
+        bench.receive(&framed(ANSWER));
+        bench.shake_hands(7);
+        bench.at(0, "configured 00000007");
+        bench.drain();
+        bench
+    }
+
+    fn shake_hands(&mut self, node: u8) {
+        let nonce = self.asked_nonce();
+        self.receive(&framed(&[0x1A, 2, 0x08, node]));
+        self.receive(&framed(&complete(nonce)));
+    }
+
+    fn asked_nonce(&mut self) -> u32 {
+        self.drain();
+        match self.link.state() {
+            State::Configuring { asked: Asked::With { nonce, .. }, .. } => nonce,
+            state => panic!("not asked in {state:?}"),
+        }
+    }
+
+    /// Lets time pass to `ms`, deadline by deadline, answering no heartbeat, and compares all that
+    /// happened on the way.
+    #[track_caller]
+    fn at(&mut self, ms: u64, expected: &str) {
+        let mut seen = self.events();
+        let end = Instant::from_millis(ms);
+        for _ in 0..1000 {
+            self.drain();
+            match self.link.poll_timeout() {
+                Some(due) if due <= end => {
+                    assert!(due >= self.now, "a deadline in the past spins");
+                    self.now = due;
+                }
+                _ => break,
+            }
+            self.link.handle_timeout(self.now);
+            seen.extend(self.events());
+        }
+        self.now = end;
+        self.drain();
+        seen.extend(self.events());
+        assert_eq!(seen.join(", "), expected, "at {ms} ms");
+    }
+
+    fn events(&mut self) -> Vec<String> {
+        core::iter::from_fn(|| self.link.poll_event()).map(describe).collect()
+    }
+
+    fn drain(&mut self) {
+        while let Ok(Transmit::Wrote(_)) = self.link.poll_transmit(self.now, &mut self.wire) {}
+    }
+
+    /// Offers bytes until all are taken; returns the payloads.
+    fn receive(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        let mut rest = bytes;
+        loop {
+            let received = self.link.handle_bytes(self.now, rest);
+            rest = &rest[received.taken..];
+            match received.item {
+                Some(Item::Frame { payload, .. }) => frames.push(payload.to_vec()),
+                Some(Item::Noise(_)) => {}
+                None if rest.is_empty() => break,
+                None => {}
+            }
+        }
+        self.drain();
+        frames
+    }
+
+    fn close(&mut self, class: Class) {
+        self.link.handle_closed(self.now, class.into());
+    }
+
+    /// The payloads written since the last call.
+    fn written(&mut self) -> Vec<Vec<u8>> {
+        let written = core::mem::take(&mut self.wire.written);
+        let mut frames = Vec::new();
+        let mut rest = &written[..];
+        while let [0x94, 0xC3, 0, len, tail @ ..] = rest {
+            let (payload, after) = tail.split_at((*len).into());
+            frames.push(payload.to_vec());
+            rest = after;
+        }
+        assert!(rest.is_empty(), "half a frame or noise: {rest:02x?}");
+        frames
+    }
+}
+
+fn describe(event: Event) -> String {
+    match event {
+        Event::OpenDue => "open_due".into(),
+        Event::Opened => "opened".into(),
+        Event::Configured { node, .. } => format!("configured {node:08x}"),
+        Event::NodeChanged { from, to } => format!("node {from:08x} -> {to:08x}"),
+        Event::Suspected => "suspected".into(),
+        Event::Recovered => "recovered".into(),
+        Event::FoundMute => "mute".into(),
+        Event::Rebooted => "rebooted".into(),
+        Event::Lost { fault, .. } => format!("lost: {fault}"),
+        Event::Contended { sessions } => format!("contended {sessions}"),
+        Event::Closed => "closed".into(),
+    }
+}
+
+/// A queue status without an id: what a node answers to a heartbeat.
+const ANSWER: &[u8] = b"\x5A\x04\x10\x10\x18\x10";
+const TEXT: &[u8] = b"\x12\x0A\x22\x06\x08\x01\x12\x02hi\x50\x01";
+
+fn framed(payload: &[u8]) -> Vec<u8> {
+    frame::encode(payload, &mut [0; frame::MAX_FRAME]).unwrap().to_vec()
+}
+
+fn complete(nonce: u32) -> Vec<u8> {
+    let (mut payload, len) = want_config(nonce);
+    payload[0] = 0x38;
+    payload[..len].to_vec()
+}
+
+#[test]
+fn a_session_begins_with_heartbeat_and_question() {
+    let mut bench = Bench::new(LinkConfig::default());
+    bench.at(0, "");
+    bench.link.open(bench.now);
+    bench.at(0, "open_due");
+    assert!(bench.written().is_empty(), "nothing is written before the transport is open");
+    bench.link.handle_opened(bench.now);
+    bench.at(0, "opened");
+    let nonce = bench.asked_nonce();
+    let (question, len) = want_config(nonce);
+    assert_eq!(bench.written(), [heartbeat::PLAIN.to_vec(), question[..len].to_vec()]);
+}
+
+#[test]
+fn a_dead_link_is_known_within_40_seconds() {
+    let mut bench = Bench::up(LinkConfig::default());
+    bench.at(2000, "");
+    bench.receive(&framed(ANSWER)); // The probe is answered: the node is proven.
+    bench.at(28_999, "");
+    bench.at(29_000, "suspected");
+    bench.at(41_000, "lost: no answer to heartbeats");
+    bench.at(42_000, "open_due");
+}
+
+#[test]
+fn a_byte_clears_the_suspicion() {
+    let mut bench = Bench::up(LinkConfig::default());
+    bench.at(2000, "");
+    bench.receive(&framed(ANSWER));
+    bench.at(30_000, "suspected");
+    bench.receive(b"\x94");
+    bench.at(30_000, "recovered");
+    assert!(matches!(bench.link.state(), State::Up { .. }));
+}
+
+#[test]
+fn a_mute_node_is_kept_for_ever() {
+    let mut bench = Bench::new(LinkConfig::default());
+    bench.link.open(bench.now);
+    bench.link.handle_opened(bench.now);
+    bench.shake_hands(7);
+    bench.at(60_000, "opened, configured 00000007, suspected, mute");
+    bench.at(30 * 86_400_000, "");
+}
+
+#[test]
+fn a_handshake_that_stands_still_is_given_up() {
+    let mut bench = Bench::new(LinkConfig::default());
+    bench.link.open(bench.now);
+    bench.link.handle_opened(bench.now);
+    bench.at(5000, "opened");
+    bench.receive(&framed(b"\x1A\x02\x08\x07"));
+    bench.at(16_999, "");
+    bench.at(17_000, "lost: handshake stalled");
+}
+
+#[test]
+fn a_handshake_that_never_ends_is_given_up() {
+    let mut bench = Bench::new(LinkConfig::default());
+    bench.link.open(bench.now);
+    bench.link.handle_opened(bench.now);
+    bench.at(0, "opened");
+    for second in 1..300 {
+        bench.at(second * 1000, "");
+        bench.receive(&framed(TEXT));
+    }
+    bench.at(300_000, "lost: handshake never completed");
+}
+
+#[test]
+fn the_end_of_an_older_handshake_is_ignored() {
+    let mut bench = Bench::new(LinkConfig::default());
+    bench.link.open(bench.now);
+    bench.link.handle_opened(bench.now);
+    bench.at(0, "opened");
+    let nonce = bench.asked_nonce();
+    bench.receive(&framed(&complete(nonce ^ 1)));
+    bench.at(0, "");
+    bench.receive(&framed(&complete(nonce)));
+    bench.at(0, "configured 00000000");
+}
+
+#[test]
+fn retries_are_endless_and_no_denser_than_the_backoff_allows() {
+    let mut bench = Bench::new(LinkConfig::default());
+    bench.link.open(bench.now);
+    let mut attempts = 0;
+    let day = Instant::from_millis(86_400_000);
+    while bench.now < day {
+        for event in bench.events() {
+            if event == "open_due" {
+                attempts += 1;
+                bench.close(Class::ConnectionRefused);
+            }
+        }
+        if let Some(due) = bench.link.poll_timeout() {
+            bench.now = due;
+            bench.link.handle_timeout(due);
+        }
+    }
+    assert!((1440..1900).contains(&attempts), "{attempts} attempts in a day");
+}
+
+#[test]
+fn a_connect_that_is_never_answered_is_timed_out() {
+    let mut bench = Bench::new(LinkConfig::default());
+    bench.link.open(bench.now);
+    bench.at(8000, "open_due");
+    bench.link.handle_opening(bench.now);
+    bench.at(17_999, "");
+    bench.at(18_000, "lost: timed out");
+}
+
+#[test]
+fn two_questions_are_two_seconds_apart() {
+    let mut bench = Bench::up(LinkConfig::default());
+    bench.written();
+    bench.at(100, "");
+    bench.close(Class::ConnectionReset);
+    bench.at(1200, "lost: connection reset, open_due");
+    bench.link.handle_opened(bench.now);
+    bench.at(1999, "opened");
+    assert!(bench.written().is_empty());
+    bench.at(2000, "");
+    assert_eq!(bench.written().len(), 2);
+}
+
+#[test]
+fn young_sessions_in_a_row_tell_of_another_client() {
+    let mut bench = Bench::up(LinkConfig::default());
+    let mut told = Vec::new();
+    for _ in 0..12 {
+        bench.close(Class::ClosedByPeer);
+        let mut opened = false;
+        while !opened {
+            for event in bench.events() {
+                opened |= event == "open_due";
+                told.extend(event.strip_prefix("contended ").map(ToString::to_string));
+            }
+            if let (false, Some(due)) = (opened, bench.link.poll_timeout()) {
+                bench.now = due;
+                bench.link.handle_timeout(due);
+            }
+        }
+        bench.link.handle_opened(bench.now);
+    }
+    assert_eq!(told, ["3", "6", "12"]);
+}
+
+#[test]
+fn short_writes_give_the_same_bytes() {
+    let whole = Bench::up(LinkConfig::default()).wire.written;
+    let mut bench = Bench::new(LinkConfig::default());
+    bench.wire.takes = Some(1);
+    bench.link.open(bench.now);
+    bench.link.handle_opened(bench.now);
+    bench.drain();
+    assert_eq!(bench.wire.written, whole);
+}
+
+#[test]
+fn half_a_frame_never_opens_a_new_connection() {
+    let mut bench = Bench::new(LinkConfig::default());
+    bench.wire.takes = Some(4);
+    bench.link.open(bench.now);
+    bench.link.handle_opened(bench.now);
+    let first = bench.link.poll_transmit(bench.now, &mut bench.wire);
+    assert_eq!(first, Ok(Transmit::Wrote(4)));
+    bench.close(Class::ConnectionReset);
+    bench.wire = Wire::default();
+    bench.at(2000, "opened, lost: connection reset, open_due");
+    bench.link.handle_opened(bench.now);
+    bench.drain();
+    assert_eq!(bench.written()[0], heartbeat::PLAIN);
+}
+
+#[test]
+fn closing_finishes_the_half_frame_and_says_goodbye() {
+    let mut bench = Bench::up(LinkConfig::default());
+    bench.written();
+    bench.wire.takes = Some(4);
+    bench.now = Instant::from_millis(2000);
+    bench.link.handle_timeout(bench.now); // The probe is due.
+    assert_eq!(bench.link.poll_transmit(bench.now, &mut bench.wire), Ok(Transmit::Wrote(4)));
+    bench.link.close(bench.now);
+    bench.at(2000, "closed");
+    assert_eq!(bench.written(), [heartbeat::PLAIN.to_vec(), DISCONNECT.to_vec()]);
+    bench.link.open(bench.now);
+    bench.at(100_000, "");
+}
+
+#[test]
+fn closing_does_not_wait_for_a_transport_that_takes_nothing() {
+    let mut bench = Bench::up(LinkConfig::default());
+    bench.wire.takes = Some(0);
+    bench.link.close(bench.now);
+    bench.at(1999, "");
+    bench.at(2000, "closed");
+}
+
+#[test]
+fn bytes_that_came_before_the_end_are_not_lost() {
+    let mut bench = Bench::up(LinkConfig::default());
+    // A header that lies about its length, and a true frame in its false body.
+    let stream = [b"\x94\xC3\x01\x00".to_vec(), framed(TEXT)].concat();
+    assert_eq!(bench.receive(&stream), Vec::<Vec<u8>>::new());
+    bench.link.handle_end();
+    assert_eq!(bench.receive(&[]), [TEXT]);
+    bench.close(Class::ClosedByPeer);
+    bench.at(0, "lost: closed by peer");
+}
+
+#[test]
+fn a_bad_payload_gives_back_the_frames_it_swallowed() {
+    let mut bench = Bench::up(LinkConfig::default());
+    let stream = [b"\x94\xC3\x00\x20".to_vec(), framed(TEXT), framed(TEXT)].concat();
+    for size in 1..=stream.len() {
+        let mut frames = Vec::new();
+        for slice in stream.chunks(size) {
+            frames.extend(bench.receive(slice));
+        }
+        assert_eq!(frames, [TEXT, TEXT], "in slices of {size}");
+    }
+    assert_eq!(bench.link.stats().rejected as usize, stream.len());
+}
+
+#[test]
+fn tcp_may_pause_in_mid_frame_and_serial_may_not() {
+    let torn = [b"\x94\xC3\x01\x00".to_vec(), framed(TEXT)].concat();
+    let mut tcp = Bench::up(LinkConfig::default());
+    tcp.receive(&torn);
+    tcp.at(1900, "");
+    assert_eq!(tcp.receive(&[]), Vec::<Vec<u8>>::new());
+
+    let mut serial = Bench::new(LinkConfig::serial());
+    serial.link.open(serial.now);
+    serial.link.handle_opened(serial.now);
+    serial.at(0, "opened");
+    serial.receive(&torn);
+    assert_eq!(serial.link.poll_timeout(), Some(Instant::from_millis(100)), "the pause to wake");
+    serial.at(499, "");
+    assert_eq!(serial.receive(&[]), Vec::<Vec<u8>>::new());
+    serial.at(500, "");
+    assert_eq!(serial.receive(&[]), [TEXT]);
+}
+
+#[test]
+fn a_serial_node_is_woken_first() {
+    let mut bench = Bench::new(LinkConfig::serial());
+    bench.link.open(bench.now);
+    bench.link.handle_opened(bench.now);
+    bench.at(99, "opened");
+    assert_eq!(bench.wire.written, frame::WAKE);
+    bench.wire.written.clear();
+    bench.at(100, "");
+    assert_eq!(bench.written().len(), 2);
+}
+
+#[test]
+fn a_serial_node_that_restarts_is_asked_again() {
+    let mut bench = Bench::up(LinkConfig::default());
+    bench.receive(&framed(b"\x40\x01"));
+    bench.at(10, "");
+    assert!(bench.link.state().is_up(), "TCP never sends it");
+
+    let mut serial = Bench::new(LinkConfig::serial());
+    serial.link.open(serial.now);
+    serial.link.handle_opened(serial.now);
+    serial.at(100, "opened");
+    serial.shake_hands(7);
+    serial.at(1000, "configured 00000007");
+    serial.wire.written.clear();
+    serial.receive(&framed(b"\x40\x01"));
+    serial.at(2099, "rebooted");
+    assert!(serial.written().is_empty(), "2 s after the question before");
+    serial.at(2100, "");
+    assert_eq!(serial.written().len(), 1, "want_config_id alone");
+}
+
+#[test]
+fn another_node_at_the_same_address_is_told() {
+    let mut bench = Bench::up(LinkConfig::default());
+    bench.at(2000, "");
+    bench.close(Class::ConnectionReset);
+    bench.at(5000, "lost: connection reset, open_due");
+    bench.link.handle_opened(bench.now);
+    bench.shake_hands(8);
+    bench.at(5000, "opened, node 00000007 -> 00000008, configured 00000008");
+}
+
+#[test]
+fn undrained_events_are_bounded_and_duties_survive() {
+    let mut bench = Bench::new(LinkConfig::default());
+    bench.link.open(bench.now);
+    for _ in 0..50 {
+        bench.close(Class::ConnectionRefused);
+        bench.now = bench.link.poll_timeout().unwrap();
+        bench.link.handle_timeout(bench.now);
+    }
+    let mut expected = vec!["lost: connection refused"; 4];
+    expected.push("open_due");
+    assert_eq!(bench.events(), expected);
+}
+
+#[test]
+fn a_config_only_handshake_asks_with_its_own_nonce() {
+    let mut config = LinkConfig::default();
+    config.handshake.ask = Ask::ConfigOnly;
+    let mut bench = Bench::new(config);
+    bench.link.open(bench.now);
+    bench.link.handle_opened(bench.now);
+    assert_eq!(bench.asked_nonce(), 69420);
+}
+
+/// `Link` without outbox is to stay within 2 KB.
+#[test]
+fn the_link_is_small() {
+    let bytes = size_of::<Link>();
+    assert!(bytes <= 2048, "{bytes} bytes");
+}

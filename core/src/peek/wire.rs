@@ -1,0 +1,173 @@
+//! The protobuf wire format, as much of it as a link needs: fields in order, groups skipped.
+//!
+//! What is malformed here is malformed for prost too (`prost::encoding`): a varint over 10 bytes or
+//! over 64 bits, field number 0, wire types 6 and 7, a length past the end, an open or lone group.
+
+/// The bytes are not a protobuf message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Malformed;
+
+/// One field of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Field<'a> {
+    pub(super) number: u32,
+    pub(super) value: Value<'a>,
+}
+
+/// A field's value by wire type. 64-bit fixed values and groups are skipped, not kept: no field
+/// that a link reads has that type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Value<'a> {
+    Varint(u64),
+    Fixed64,
+    Bytes(&'a [u8]),
+    Group,
+    Fixed32(u32),
+}
+
+/// The deepest nesting of groups that is skipped; prost's own limit.
+const GROUP_DEPTH: u8 = 100;
+
+/// Reads the fields of a message one after the other.
+#[derive(Debug, Clone)]
+pub(super) struct Fields<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    pub(super) const fn new(message: &'a [u8]) -> Self {
+        Self { rest: message }
+    }
+
+    /// The next field; `None` at the end. After an error the rest means nothing.
+    pub(super) fn next(&mut self) -> Result<Option<Field<'a>>, Malformed> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let (number, wire) = self.key()?;
+        let value = match wire {
+            WIRE_START_GROUP => {
+                self.skip_group()?;
+                Value::Group
+            }
+            WIRE_END_GROUP => return Err(Malformed),
+            _ => self.value(wire)?,
+        };
+        Ok(Some(Field { number, value }))
+    }
+
+    fn key(&mut self) -> Result<(u32, u8), Malformed> {
+        let key = u32::try_from(self.varint()?).map_err(|_| Malformed)?;
+        match key >> 3 {
+            0 => Err(Malformed),
+            number => Ok((number, (key & 7) as u8)),
+        }
+    }
+
+    fn value(&mut self, wire: u8) -> Result<Value<'a>, Malformed> {
+        match wire {
+            WIRE_VARINT => self.varint().map(Value::Varint),
+            WIRE_FIXED64 => self.take(8).map(|_| Value::Fixed64),
+            WIRE_BYTES => {
+                let len = usize::try_from(self.varint()?).map_err(|_| Malformed)?;
+                self.take(len).map(Value::Bytes)
+            }
+            WIRE_FIXED32 => match self.take(4)? {
+                [a, b, c, d] => Ok(Value::Fixed32(u32::from_le_bytes([*a, *b, *c, *d]))),
+                _ => Err(Malformed),
+            },
+            _ => Err(Malformed),
+        }
+    }
+
+    /// Skips to the end of a group whose start was read. A loop with a counter, not recursion: the
+    /// peer chooses the depth. That the numbers of start and end agree is not checked.
+    fn skip_group(&mut self) -> Result<(), Malformed> {
+        let mut depth = 1;
+        while depth > 0 {
+            match self.key()?.1 {
+                WIRE_START_GROUP if depth < GROUP_DEPTH => depth += 1,
+                WIRE_END_GROUP => depth -= 1,
+                wire => {
+                    self.value(wire)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// At most 10 bytes, of which the last may only hold the 64th bit.
+    pub(super) fn varint(&mut self) -> Result<u64, Malformed> {
+        let mut value = 0;
+        for (index, byte) in self.rest.iter().enumerate().take(10) {
+            if index == 9 && *byte > 1 {
+                return Err(Malformed);
+            }
+            value |= u64::from(byte & 0x7F) << (7 * index);
+            if *byte < 0x80 {
+                self.rest = self.rest.get(index + 1..).unwrap_or(&[]);
+                return Ok(value);
+            }
+        }
+        Err(Malformed)
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.rest.split_at_checked(len).ok_or(Malformed)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+}
+
+const WIRE_VARINT: u8 = 0;
+const WIRE_FIXED64: u8 = 1;
+const WIRE_BYTES: u8 = 2;
+const WIRE_START_GROUP: u8 = 3;
+const WIRE_END_GROUP: u8 = 4;
+const WIRE_FIXED32: u8 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn only(message: &[u8]) -> Result<Value<'_>, Malformed> {
+        Fields::new(message).next().map(|field| field.expect("one field").value)
+    }
+
+    #[test]
+    fn values_by_wire_type() {
+        assert_eq!(only(b"\x08\x96\x01"), Ok(Value::Varint(150)));
+        assert_eq!(only(b"\x0A\x02hi"), Ok(Value::Bytes(b"hi")));
+        assert_eq!(only(b"\x0D\x01\x02\x03\x04"), Ok(Value::Fixed32(0x0403_0201)));
+        assert_eq!(only(b"\x09\x01\x02\x03\x04\x05\x06\x07\x08"), Ok(Value::Fixed64));
+        assert_eq!(only(b"\x0B\x08\x01\x13\x14\x0C"), Ok(Value::Group));
+    }
+
+    #[test]
+    fn malformed() {
+        for message in [
+            &b"\x00\x00"[..],                                // field number 0
+            b"\x0E",                                         // wire type 6
+            b"\x08",                                         // value missing
+            b"\x0A\x03hi",                                   // length past the end
+            b"\x0D\x01\x02\x03",                             // fixed32 cut
+            b"\x0B\x08\x01",                                 // open group
+            b"\x0C",                                         // lone end of group
+            b"\x08\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x02", // over 64 bits
+            b"\x88\x80\x80\x80\x80\x01\x00",                 // key over 32 bits
+        ] {
+            assert_eq!(only(message), Err(Malformed), "{message:02x?}");
+        }
+        assert_eq!(only(&[0x0B; 300]), Err(Malformed), "groups without end");
+    }
+
+    #[test]
+    fn the_largest_varint() {
+        let all = b"\x08\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01";
+        assert_eq!(only(all), Ok(Value::Varint(u64::MAX)));
+    }
+}
