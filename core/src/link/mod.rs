@@ -137,15 +137,16 @@ impl Link {
         }
     }
 
-    /// Ends the link for good: what is half written is finished, `disconnect` follows, then comes
-    /// [`Event::Closed`], after at most `close_limit`.
+    /// Ends the link for good: what is half written is finished, `disconnect` follows, then
+    /// [`Event::SaidGoodbye`]; when the transport has ended too, [`Event::Closed`]. All that takes
+    /// at most `close_limit`.
     pub fn close(&mut self, now: Instant) {
         match self.state {
             State::Configuring { .. } | State::Up { .. } | State::Suspect { .. } => {
                 if !self.tx.is_half_sent() {
                     self.clear_tx();
                 }
-                self.enter(State::Closing { deadline: now + self.close_limit });
+                self.enter(State::Closing { deadline: now + self.close_limit, said: false });
             }
             State::Idle | State::Opening { .. } | State::Waiting { .. } => {
                 self.enter(State::Closed);
@@ -256,7 +257,7 @@ impl Link {
                 self.handle_heartbeat_timeout(now, opened);
             }
             State::Waiting { until } if now >= until => self.attempt(now),
-            State::Closing { deadline } if now >= deadline => self.enter(State::Closed),
+            State::Closing { deadline, .. } if now >= deadline => self.enter(State::Closed),
             _ => {}
         }
     }
@@ -307,7 +308,7 @@ impl Link {
     /// only input can wake the link.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let deadline = match self.state {
-            State::Opening { deadline } | State::Closing { deadline } => Some(deadline),
+            State::Opening { deadline } | State::Closing { deadline, .. } => Some(deadline),
             State::Configuring { asked, .. } => Some(match asked {
                 Asked::NotBefore(at) => at,
                 Asked::Due(since) => since + self.handshake.silence,
@@ -491,7 +492,7 @@ impl Link {
     /// Puts the next frame into the empty transmit buffer.
     fn next_frame(&mut self, now: Instant) -> Option<Sending> {
         let next = match self.state {
-            State::Closing { .. } => Sending::Disconnect,
+            State::Closing { said: false, .. } => Sending::Disconnect,
             State::Configuring { .. } if self.greeting == Greeting::Wake => Sending::Wake,
             State::Configuring { asked: Asked::Due(_), .. } => match self.greeting {
                 Greeting::Heartbeat => Sending::Heartbeat,
@@ -544,7 +545,10 @@ impl Link {
                 self.stats.heartbeats = self.stats.heartbeats.wrapping_add(1);
                 self.heartbeat.handle_asked(now);
             }
-            (Sending::Disconnect, State::Closing { .. }) => self.enter(State::Closed),
+            (Sending::Disconnect, State::Closing { deadline, .. }) => {
+                self.enter(State::Closing { deadline, said: true });
+                self.push(Event::SaidGoodbye);
+            }
             // What was half written when the state changed.
             _ => {}
         }

@@ -39,10 +39,12 @@ pub enum State {
         /// When.
         until: Instant,
     },
-    /// `disconnect` is on its way to the node, and the end is near.
+    /// `disconnect` is on its way to the node; what still arrives counts.
     Closing {
-        /// When the link is closed without it.
+        /// When the link is closed whatever the node does.
         deadline: Instant,
+        /// Whether `disconnect` is written.
+        said: bool,
     },
     /// Closed for good.
     Closed,
@@ -162,7 +164,10 @@ pub enum Event {
         /// Sessions in a row.
         sessions: u32,
     },
-    /// The link is closed: half-close and drop the transport. Nothing follows.
+    /// `disconnect` is written: half-close the transport, go on reading to its end, and report
+    /// that by [`handle_closed`](super::Link::handle_closed).
+    SaidGoodbye,
+    /// The link is closed: drop the transport. Nothing follows.
     Closed,
 }
 

@@ -157,6 +157,7 @@ fn describe(event: Event) -> String {
         Event::Rebooted => "rebooted".into(),
         Event::Lost { fault, .. } => format!("lost: {fault}"),
         Event::Contended { sessions } => format!("contended {sessions}"),
+        Event::SaidGoodbye => "goodbye".into(),
         Event::Closed => "closed".into(),
     }
 }
@@ -361,19 +362,27 @@ fn closing_finishes_the_half_frame_and_says_goodbye() {
     bench.link.handle_timeout(bench.now); // The probe is due.
     assert_eq!(bench.link.poll_transmit(bench.now, &mut bench.wire), Ok(Transmit::Wrote(4)));
     bench.link.close(bench.now);
-    bench.at(2000, "closed");
+    bench.at(2000, "goodbye");
     assert_eq!(bench.written(), [heartbeat::PLAIN.to_vec(), DISCONNECT.to_vec()]);
+    assert_eq!(bench.receive(&framed(TEXT)), [TEXT], "what still arrives counts");
+    bench.close(Class::ClosedByPeer);
+    bench.at(2000, "closed");
     bench.link.open(bench.now);
     bench.at(100_000, "");
 }
 
 #[test]
-fn closing_does_not_wait_for_a_transport_that_takes_nothing() {
-    let mut bench = Bench::up(LinkConfig::default());
-    bench.wire.takes = Some(0);
-    bench.link.close(bench.now);
-    bench.at(1999, "");
-    bench.at(2000, "closed");
+fn closing_waits_neither_for_a_deaf_nor_for_a_silent_transport() {
+    let mut deaf = Bench::up(LinkConfig::default());
+    deaf.wire.takes = Some(0);
+    deaf.link.close(deaf.now);
+    deaf.at(1999, "");
+    deaf.at(2000, "closed");
+
+    let mut silent = Bench::up(LinkConfig::default());
+    silent.link.close(silent.now);
+    silent.at(1999, "goodbye");
+    silent.at(2000, "closed");
 }
 
 #[test]

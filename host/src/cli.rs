@@ -1,0 +1,91 @@
+//! What was typed.
+
+use core::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use meshbeat::node::NodeAddr;
+use meshbeat::socket::TcpOptions;
+
+use crate::commands;
+
+/// The Meshtastic client link that never dies.
+///
+/// Holds the one connection that a Meshtastic node serves, and recovers it from every fault.
+#[derive(Debug, Parser)]
+#[command(name = "meshbeat", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Say more on standard error; twice for everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Say less: warnings and errors only; twice for errors only
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) quiet: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Hold the link to a node, for ever
+    Run(commands::run::Args),
+    /// Show the main job without hardware: a simulated node, faults, recovery, summary
+    Demo(commands::demo::Args),
+    /// Say who the node is and how it is set up
+    Info(commands::info::Args),
+    /// Simulate a node that official clients accept
+    Sim(commands::sim::Args),
+    /// Find the frames in a raw byte capture
+    Decode(commands::decode::Args),
+}
+
+/// How to reach the node over TCP.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TcpArgs {
+    /// Seconds that written bytes may stay unacknowledged before the kernel gives the connection
+    /// up (`TCP_USER_TIMEOUT`, Linux); 0 leaves it to the system
+    #[arg(long, value_name = "SECONDS", default_value_t = 35,
+          value_parser = clap::value_parser!(u64).range(..=3600))]
+    user_timeout: u64,
+    /// Seconds of silence before the kernel's keep-alive probes; off by default
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=7200))]
+    keepalive: Option<u64>,
+    /// Send small writes at once (no Nagle)
+    #[arg(long)]
+    nodelay: bool,
+}
+
+impl TcpArgs {
+    pub(crate) fn options(&self) -> TcpOptions {
+        TcpOptions {
+            user_timeout: (self.user_timeout > 0).then(|| Duration::from_secs(self.user_timeout)),
+            keepalive: self.keepalive.map(Duration::from_secs),
+            nodelay: self.nodelay,
+            ..TcpOptions::default()
+        }
+    }
+}
+
+/// Which node, for a command that has a default.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct NodeArgs {
+    /// The node: HOST, HOST:PORT, [IPV6]:PORT (default port 4403), or `sim` for a built-in one
+    #[arg(long, value_name = "NODE", env = "MESHBEAT_NODE", default_value = "127.0.0.1:4403")]
+    pub(crate) node: NodeAddr,
+}
+
+/// Whether the environment asks for `-v`, as the program did that this one descends from.
+pub(crate) fn debug_mode() -> bool {
+    std::env::var("DEBUG_MODE").is_ok_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

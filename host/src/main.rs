@@ -1,0 +1,47 @@
+//! `meshbeat`: the Meshtastic client link that never dies.
+
+#![forbid(unsafe_code)]
+
+mod exit;
+mod log;
+mod cli;
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+
+use crate::cli::Cli;
+use crate::exit::Exit;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    log::start(log::level(cli.verbose + u8::from(cli::debug_mode()), cli.quiet));
+    let result = commands::run(cli.command);
+    ::log::logger().flush();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("meshbeat: {}", failure.line);
+            failure.exit.into()
+        }
+    }
+}
+
+/// A wrong value is one line that names it; what is wrong with the line as a whole is clap's to
+/// explain, as is help.
+fn usage(error: &clap::Error) -> ExitCode {
+    if error.kind() == ErrorKind::ValueValidation {
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default();
+        eprintln!("meshbeat: {}", line.strip_prefix("error: ").unwrap_or(line));
+        return Exit::Usage.into();
+    }
+    // Help that nobody reads any more is no failure.
+    let _ = error.print();
+    u8::try_from(error.exit_code()).map_or_else(|_| Exit::Usage.into(), ExitCode::from)
+}
