@@ -1,5 +1,6 @@
 //! What was typed.
 
+use core::net::SocketAddr;
 use core::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -71,6 +72,11 @@ pub(crate) struct NodeArgs {
     /// The node: HOST, HOST:PORT, [IPV6]:PORT (default port 4403), or `sim` for a built-in one
     #[arg(long, value_name = "NODE", env = "MESHBEAT_NODE", default_value = "127.0.0.1:4403")]
     pub(crate) node: NodeAddr,
+}
+
+/// Where to listen: `IP:PORT`, `[IPV6]:PORT`.
+pub(crate) fn listen_addr(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "write IP:PORT, such as 127.0.0.1:4403; port 0 picks a free one")
 }
 
 /// Whether the environment asks for `-v`, as the program did that this one descends from.

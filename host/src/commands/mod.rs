@@ -22,7 +22,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
         Command::Run(args) => run::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Info(args) => info::run(&args),
-        Command::Sim(args) => sim::run(args).map_err(|line| Failure::new(Exit::Failed, line)),
+        Command::Sim(args) => sim::run(args),
         Command::Decode(args) => decode::run(&args),
     }
 }

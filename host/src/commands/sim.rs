@@ -9,11 +9,14 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use meshbeat::sim::{Fault, Schedule, Server, SimConfig, UnknownFault};
 
+use crate::cli::listen_addr;
+use crate::exit::{Exit, Failure};
+
 /// A simulated Meshtastic node that official clients accept, with faults on request.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Where to listen; port 0 picks a free one
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4403")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4403", value_parser = listen_addr)]
     pub(crate) listen: SocketAddr,
     /// Other nodes in its database
     #[arg(long, value_name = "N", default_value_t = 100,
@@ -54,11 +57,14 @@ pub(crate) struct Args {
 ///
 /// # Errors
 /// A line that names the wrong value and what would be right.
-pub(crate) fn run(args: Args) -> Result<(), String> {
-    let plan = Plan::new(&args)?;
+pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    let plan = Plan::new(&args).map_err(|line| Failure::new(Exit::Usage, line))?;
     let mut server = Server::bind(args.listen, config(&args), args.seed)
-        .map_err(|error| bind_error(args.listen, &error))?;
-    server.stop_on_signals(&[SIGTERM, SIGINT]).map_err(|error| format!("signals: {error}"))?;
+        .map_err(|error| failed(bind_error(args.listen, &error)))?;
+    server.set_news_level(log::Level::Info);
+    server
+        .stop_on_signals(&[SIGTERM, SIGINT])
+        .map_err(|error| failed(format!("signals: {error}")))?;
 
     let now = server.now();
     for fault in plan.lasting {
@@ -73,12 +79,16 @@ pub(crate) fn run(args: Args) -> Result<(), String> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "listening on {}", server.local_addr()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            return Err(format!("standard output: {error}"));
+            return Err(failed(format!("standard output: {error}")));
         }
         _ => {}
     }
     drop(out);
-    server.run().map_err(|error| format!("{}: {error}", server.local_addr()))
+    server.run().map_err(|error| failed(format!("{}: {error}", server.local_addr())))
+}
+
+fn failed(line: String) -> Failure {
+    Failure::new(Exit::Failed, line)
 }
 
 /// Which faults hold from the start and which come by and by.
@@ -190,7 +200,7 @@ mod tests {
     fn a_port_in_use_is_one_clear_line() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
         let addr = taken.local_addr().expect("bound");
-        let error = run(args(&format!("--listen {addr}"))).expect_err("in use");
+        let error = run(args(&format!("--listen {addr}"))).expect_err("in use").line;
         assert_eq!(error.lines().count(), 1);
         assert!(error.contains(&addr.to_string()) && error.contains("in use"), "{error}");
     }

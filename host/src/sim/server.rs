@@ -43,6 +43,8 @@ pub struct Server {
     handle: Handle,
     signals: Option<Signals>,
     started: Clock,
+    /// How loud connections and faults are logged.
+    news: log::Level,
     /// Entries of the node's log that were logged.
     logged: u64,
     stopped: bool,
@@ -183,9 +185,16 @@ impl Server {
             handle: Handle { requests: sender, waker },
             signals: None,
             started: Clock::now(),
+            news: log::Level::Debug,
             logged: 0,
             stopped: false,
         })
+    }
+
+    /// Logs connections and faults at this level. Default debug: beside a link that is the matter,
+    /// the node is not.
+    pub fn set_news_level(&mut self, level: log::Level) {
+        self.news = level;
     }
 
     /// Gives the sockets of new connections a send buffer of about `bytes`, so that a client that
@@ -441,7 +450,7 @@ impl Server {
     fn log_news(&mut self) {
         let log = self.node.log();
         for entry in log.entries_from(self.logged) {
-            let level = if entry.what.is_news() { log::Level::Info } else { log::Level::Debug };
+            let level = if entry.what.is_news() { self.news } else { log::Level::Trace };
             log::log!(target: "sim", level, "{}", entry.what);
         }
         self.logged = log.end();
