@@ -134,6 +134,7 @@ impl LinkConfig {
         for (setting, value, least, most) in [
             ("heartbeat.quiet (ms)", h.quiet, MS(100), S(300)),
             ("heartbeat.answer (ms)", h.answer, MS(100), S(60)),
+            ("heartbeat.again (ms)", h.again, MS(100), S(60)),
             ("heartbeat.keepalive (ms)", h.keepalive, h.quiet, S(840)),
             ("heartbeat.probe (ms)", h.probe, S(1), S(300)),
             ("heartbeat.mute (ms)", h.mute, h.quiet, h.keepalive),

@@ -2,6 +2,7 @@
 //!
 //! Liveness is question and answer, never the mesh's traffic: after 15 s without a byte a heartbeat
 //! goes out, any byte within 12 s is life, one more try, so that a dead link is known after 39 s.
+//! A phone on the same node may take an answer away, so each question is repeated every 4 s.
 //! Firmware before 2.7.6 does not answer. Such a *mute* node is recognised by behaviour: only after
 //! two heartbeats were answered is silence held against a node; a node that lets three pass is mute
 //! and never dropped for silence. Its death is the transport's to find.
@@ -71,6 +72,9 @@ pub struct HeartbeatConfig {
     /// How long any byte may take after that. Default 12 s, for an ESP32 that writes to a slow
     /// peer can be away for 10 s; 100 ms to 60 s.
     pub answer: Duration,
+    /// How often an unanswered question is repeated within that time: another transport of the node
+    /// may have taken the answer. Default 4 s; 100 ms to 60 s, from `answer` on it means never.
+    pub again: Duration,
     /// Unanswered questions in a row that end the link. Default 2; 1 to 10.
     pub strikes: u8,
     /// Something is sent at least this often, because the node drops a client that sent nothing
@@ -90,6 +94,7 @@ impl Default for HeartbeatConfig {
         Self {
             quiet: Duration::from_secs(15),
             answer: Duration::from_secs(12),
+            again: Duration::from_secs(4),
             strikes: 2,
             keepalive: Duration::from_secs(300),
             probe: Duration::from_secs(2),
@@ -144,10 +149,10 @@ pub enum Expired {
 enum Question {
     /// Not asked; the next one is due at this moment.
     Resting(Instant),
-    /// To be written since this moment. A transport that takes no byte may keep it here.
-    Due(Instant),
-    /// Its last byte was written at this moment.
-    Asked(Instant),
+    /// To be written; a transport that takes no byte may keep it here. Any byte counts until then.
+    Due { deadline: Instant },
+    /// Written. It is repeated at `again`; any byte counts until `deadline`.
+    Asked { again: Instant, deadline: Instant },
 }
 
 /// The heartbeat of one link, across sessions; what it learnt of the node outlives them.
@@ -236,7 +241,15 @@ impl Heartbeat {
         self.last_sent = now;
         self.probe = None;
         self.unanswered = Some(now);
-        self.question = Question::Asked(now);
+        let deadline = match self.question {
+            Question::Resting(_) => now + self.config.answer,
+            Question::Due { deadline } | Question::Asked { deadline, .. } => deadline,
+        };
+        let again = match self.answers {
+            Answers::Mute => deadline,
+            _ => now + self.config.again,
+        };
+        self.question = Question::Asked { again, deadline };
     }
 
     /// What was learnt of the node is in doubt: it was lost for want of an answer, or another node
@@ -248,12 +261,16 @@ impl Heartbeat {
     /// Lets time pass; does nothing before [`Heartbeat::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Instant) -> Expired {
         match self.question {
-            Question::Resting(at) if now >= at => {
-                self.question = Question::Due(now);
+            Question::Due { deadline } | Question::Asked { deadline, .. } if now >= deadline => {
+                self.expire(now)
+            }
+            Question::Asked { again, deadline } if now >= again => {
+                self.question = Question::Due { deadline };
                 Expired::Nothing
             }
-            Question::Due(since) | Question::Asked(since) if now >= since + self.config.answer => {
-                self.expire(now)
+            Question::Resting(at) if now >= at => {
+                self.question = Question::Due { deadline: now + self.config.answer };
+                Expired::Nothing
             }
             _ => Expired::Nothing,
         }
@@ -263,13 +280,14 @@ impl Heartbeat {
     pub fn poll_timeout(&self) -> Instant {
         match self.question {
             Question::Resting(at) => at,
-            Question::Due(since) | Question::Asked(since) => since + self.config.answer,
+            Question::Due { deadline } => deadline,
+            Question::Asked { again, deadline } => again.min(deadline),
         }
     }
 
     /// Whether a heartbeat is to be written now.
     pub const fn is_due(&self) -> bool {
-        matches!(self.question, Question::Due(_))
+        matches!(self.question, Question::Due { .. })
     }
 
     /// What a heartbeat carries.
@@ -295,7 +313,7 @@ impl Heartbeat {
     /// A question got no byte in time, or could not even be written in that time.
     fn expire(&mut self, now: Instant) -> Expired {
         self.unanswered = None;
-        self.question = Question::Due(now);
+        self.question = Question::Due { deadline: now + self.config.answer };
         match self.answers {
             Answers::Mute => {
                 self.rest();
@@ -393,7 +411,16 @@ mod tests {
         let seen = play(&mut proven(), 0..100, |_| false);
         assert_eq!(
             seen,
-            [(15, "asked"), (27, "suspected"), (27, "asked"), (39, "dead")],
+            [
+                (15, "asked"),
+                (19, "asked"),
+                (23, "asked"),
+                (27, "suspected"),
+                (27, "asked"),
+                (31, "asked"),
+                (35, "asked"),
+                (39, "dead")
+            ],
             "15 s of silence, 12 s for an answer, one more try"
         );
     }
@@ -410,7 +437,7 @@ mod tests {
         play(&mut heartbeat, 0..30, |_| false);
         assert!(heartbeat.handle_received(at(30)), "it was suspected");
         assert_eq!(play(&mut heartbeat, 30..46, |_| false), [(45, "asked")]);
-        assert_eq!(heartbeat.poll_timeout(), at(57));
+        assert_eq!(heartbeat.poll_timeout(), at(49), "asked again 4 s later");
     }
 
     #[test]
@@ -457,10 +484,11 @@ mod tests {
         heartbeat.handle_opened(at(0));
         heartbeat.handle_configured(at(0));
         let seen = play(&mut heartbeat, 0..1000, |_| false);
-        let start = [(2, "asked"), (14, "suspected"), (14, "asked"), (26, "asked"), (38, "mute")];
-        assert_eq!(seen[..5], start);
-        assert!(seen[5..].iter().all(|(_, what)| *what == "asked"), "{seen:?}");
-        assert_eq!(seen[5..7], [(86, "asked"), (146, "asked")], "once a minute from the last");
+        let (learning, mute): (Vec<_>, Vec<_>) = seen.iter().partition(|(at, _)| *at <= 38);
+        let told: Vec<_> = learning.into_iter().filter(|(_, what)| *what != "asked").collect();
+        assert_eq!(told, [(14, "suspected"), (38, "mute")]);
+        assert!(mute.iter().all(|(_, what)| *what == "asked"), "{mute:?}");
+        assert_eq!(mute[..2], [(94, "asked"), (154, "asked")], "once a minute from the last");
     }
 
     #[test]
@@ -485,6 +513,21 @@ mod tests {
             }
         }
         assert_eq!(dead, Some(39));
+    }
+
+    #[test]
+    fn an_answer_that_another_transport_took_is_asked_for_again() {
+        let mut heartbeat = proven();
+        let seen = play(&mut heartbeat, 0..40, |second| second == 23);
+        assert_eq!(seen, [(15, "asked"), (19, "asked"), (23, "asked"), (38, "asked")]);
+    }
+
+    #[test]
+    fn a_question_that_is_written_late_has_no_more_time_for_it() {
+        let mut heartbeat = proven();
+        heartbeat.handle_timeout(at(15));
+        heartbeat.handle_asked(at(26));
+        assert_eq!(heartbeat.handle_timeout(at(27)), Expired::Suspected);
     }
 
     #[test]

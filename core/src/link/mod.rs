@@ -83,9 +83,9 @@ pub struct Link {
     heartbeat: Heartbeat,
     backoff: Backoff,
     rng: Rng,
-    /// Happened and not drained yet; one call adds at most three. When it is full the oldest is dropped; `OpenDue` and `Closed`
+    /// Happened and not drained yet; one call adds at most two. When it is full the oldest is dropped; `OpenDue` and `Closed`
     /// are never in it, they follow from the state.
-    events: Deque<Event, 4>,
+    events: Deque<Event, 3>,
     /// `OpenDue` or `Closed` was drained for the present state.
     told: bool,
     /// What this session has said before its `want_config_id`.

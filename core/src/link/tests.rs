@@ -484,7 +484,7 @@ fn undrained_events_are_bounded_and_duties_survive() {
         bench.now = bench.link.poll_timeout().unwrap();
         bench.link.handle_timeout(bench.now);
     }
-    let mut expected = vec!["lost: connection refused"; 4];
+    let mut expected = vec!["lost: connection refused"; 3];
     expected.push("open_due");
     assert_eq!(bench.events(), expected);
 }
