@@ -161,6 +161,9 @@ pub struct Heartbeat {
     config: HeartbeatConfig,
     answers: Answers,
     question: Question,
+    /// A node that had answered once was dropped for silence before it was proven; it is mute if
+    /// that happens again.
+    doubted: bool,
     /// Questions in a row after which no byte came.
     strikes: u8,
     last_received: Instant,
@@ -179,6 +182,7 @@ impl Heartbeat {
             config,
             answers: Answers::NOTHING_SEEN,
             question: Question::Resting(Instant::ORIGIN),
+            doubted: false,
             strikes: 0,
             last_received: Instant::ORIGIN,
             last_sent: Instant::ORIGIN,
@@ -195,9 +199,10 @@ impl Heartbeat {
         self.rest();
     }
 
-    /// The handshake is over: from now on silence counts.
+    /// The handshake is over: from now on silence counts. The opening heartbeat was answered before
+    /// its end or not at all; a status that follows is one that nobody asked for.
     pub fn handle_configured(&mut self, now: Instant) {
-        self.strikes = 0;
+        (self.strikes, self.unanswered) = (0, None);
         self.last_received = now;
         self.probe_if_unproven(now);
         self.rest();
@@ -217,7 +222,10 @@ impl Heartbeat {
         self.round_trip = Some(now.since(asked));
         self.answers = match self.answers {
             Answers::Proven => Answers::Proven,
-            Answers::Unproven { answered, .. } if answered + 1 >= PROOF => Answers::Proven,
+            Answers::Unproven { answered, .. } if answered + 1 >= PROOF => {
+                self.doubted = false;
+                Answers::Proven
+            }
             Answers::Unproven { answered, .. } => {
                 Answers::Unproven { answered: answered + 1, missed: 0 }
             }
@@ -314,7 +322,14 @@ impl Heartbeat {
     fn expire(&mut self, now: Instant) -> Expired {
         self.unanswered = None;
         self.question = Question::Due { deadline: now + self.config.answer };
+        let last_strike = self.strikes.saturating_add(1) >= self.config.strikes;
         match self.answers {
+            // It may have died before it was proven; if it is there again, and again silent, it
+            // was not death.
+            Answers::Unproven { answered: 1.., .. } if last_strike && !self.doubted => {
+                self.doubted = true;
+                return Expired::Dead;
+            }
             Answers::Mute => {
                 self.rest();
                 return Expired::Nothing;
@@ -332,7 +347,7 @@ impl Heartbeat {
         }
         self.strikes = self.strikes.saturating_add(1);
         match self.answers {
-            Answers::Proven if self.strikes >= self.config.strikes => Expired::Dead,
+            Answers::Proven if last_strike => Expired::Dead,
             _ if self.strikes == 1 => Expired::Suspected,
             _ => Expired::Nothing,
         }
@@ -489,6 +504,35 @@ mod tests {
         assert_eq!(told, [(14, "suspected"), (38, "mute")]);
         assert!(mute.iter().all(|(_, what)| *what == "asked"), "{mute:?}");
         assert_eq!(mute[..2], [(94, "asked"), (154, "asked")], "once a minute from the last");
+    }
+
+    /// One that answered the opening heartbeat and nothing since.
+    fn half_proven(heartbeat: &mut Heartbeat) {
+        heartbeat.handle_opened(at(0));
+        heartbeat.handle_asked(at(0));
+        heartbeat.handle_answer(at(0));
+        heartbeat.handle_configured(at(0));
+    }
+
+    #[test]
+    fn a_node_that_dies_before_it_is_proven_is_dropped_once() {
+        let mut heartbeat = Heartbeat::new(HeartbeatConfig::default());
+        half_proven(&mut heartbeat);
+        assert_eq!(play(&mut heartbeat, 0..100, |_| false).last(), Some(&(26, "dead")));
+        heartbeat.forget();
+        half_proven(&mut heartbeat);
+        let seen = play(&mut heartbeat, 0..1000, |_| false);
+        assert!(seen.iter().all(|(_, what)| *what != "dead"), "{seen:?}");
+        assert_eq!(heartbeat.answers(), Answers::Mute);
+    }
+
+    #[test]
+    fn a_status_that_follows_the_handshake_is_no_answer() {
+        let mut heartbeat = Heartbeat::new(HeartbeatConfig::default());
+        heartbeat.handle_opened(at(0));
+        heartbeat.handle_asked(at(0));
+        heartbeat.handle_configured(at(1));
+        assert!(!heartbeat.handle_answer(at(1)));
     }
 
     #[test]
