@@ -7,6 +7,7 @@ mod log;
 mod cli;
 mod commands;
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("meshbeat: {}", failure.line);
+            complain(&failure.line);
             failure.exit.into()
         }
     }
@@ -38,10 +39,15 @@ fn usage(error: &clap::Error) -> ExitCode {
     if error.kind() == ErrorKind::ValueValidation {
         let text = error.to_string();
         let line = text.lines().next().unwrap_or_default();
-        eprintln!("meshbeat: {}", line.strip_prefix("error: ").unwrap_or(line));
+        complain(line.strip_prefix("error: ").unwrap_or(line));
         return Exit::Usage.into();
     }
     // Help that nobody reads any more is no failure.
     let _ = error.print();
     u8::try_from(error.exit_code()).map_or_else(|_| Exit::Usage.into(), ExitCode::from)
+}
+
+/// The one line that says why; if nobody can read it, the exit code has to do.
+fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "meshbeat: {line}");
 }

@@ -51,8 +51,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let written = capture.decode(&mut input).map_err(cannot_read)?;
     let Capture { frames, lines, .. } = capture;
     unless_broken_pipe(written)?;
-    eprintln!("{frames} frames, {} text lines, {} bytes skipped", lines.text(), lines.skipped());
-    Ok(())
+    let (text, skipped) = (lines.text(), lines.skipped());
+    unless_broken_pipe(writeln!(
+        io::stderr(),
+        "{frames} frames, {text} text lines, {skipped} bytes skipped"
+    ))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

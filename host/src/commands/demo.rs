@@ -36,7 +36,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let (address, handle) = (server.local_addr(), server.handle());
     let served = thread::Builder::new().name("sim".into()).spawn(move || server.run())?;
 
-    println!("simulated node on {address}, seed {seed}");
+    say(&format!("simulated node on {address}, seed {seed}"));
     let mut event_loop = EventLoop::new(
         (address.ip().to_string(), address.port()),
         link(),
@@ -118,6 +118,11 @@ struct Row {
     recovery: Option<Duration>,
 }
 
+/// Prints a line; that nobody reads it any more is no reason to stop.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     /// The link comes up for the first time; a failure after this moment.
@@ -171,7 +176,7 @@ impl Demo {
             row.attempts
         );
         self.progress("");
-        println!("{line}");
+        say(&line);
         self.step = Step::Quiet(now + PAUSE);
     }
 
@@ -205,15 +210,18 @@ impl Demo {
         let known = |hash: &u64| left.get(hash).copied().unwrap_or(0);
         let torn: u64 = self.arrived.iter().map(|(hash, n)| n.saturating_sub(known(hash))).sum();
 
-        println!();
-        println!("{:<10} {:<24} {:>8} {:>10}", "fault", "class", "attempts", "recovery");
+        say("");
+        say(&format!("{:<10} {:<24} {:>8} {:>10}", "fault", "class", "attempts", "recovery"));
         for row in &self.rows {
             let recovery = row.recovery.map_or_else(|| "none".into(), span);
             let class = row.class.as_deref().unwrap_or("-");
-            println!("{:<10} {class:<24} {:>8} {recovery:>10}", row.fault, row.attempts);
+            say(&format!("{:<10} {class:<24} {:>8} {recovery:>10}", row.fault, row.attempts));
         }
         let sent: u64 = left.values().sum();
-        println!("frames: {sent} left the node, {} arrived, {lost} lost, {torn} torn", self.frames);
+        say(&format!(
+            "frames: {sent} left the node, {} arrived, {lost} lost, {torn} torn",
+            self.frames
+        ));
 
         let planned = faults().len();
         let recovered = self.rows.iter().filter(|row| row.recovery.is_some()).count();
@@ -224,7 +232,7 @@ impl Demo {
         if lost + torn > 0 {
             return failed(format!("{lost} frames lost, {torn} torn"));
         }
-        println!("the link was up again after every fault");
+        say("the link was up again after every fault");
         Ok(Ok(()))
     }
 }
@@ -237,7 +245,7 @@ impl Program for Demo {
             }
             (Event::Configured { took, .. }, Step::Starting(_)) => {
                 let node = link.node().unwrap_or(0);
-                println!("up: node !{node:08x}, handshake in {}", span(took));
+                say(&format!("up: node !{node:08x}, handshake in {}", span(took)));
                 self.step = Step::Quiet(now + PAUSE);
             }
             (Event::OpenDue, Step::Faulty(_)) => {
