@@ -1,0 +1,5 @@
+//! The tests that need more than one crate.
+
+pub mod recorder;
+pub mod schema;
+pub mod world;
