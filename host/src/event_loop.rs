@@ -105,6 +105,8 @@ pub struct EventLoop {
     clock: Clock,
     signals: Signals,
     upstream: Upstream,
+    /// How often the loop woke up.
+    turns: u64,
     /// SIGTERM or SIGINT arrived; a second one ends without goodbye.
     stopping: bool,
     stopped: bool,
@@ -137,6 +139,7 @@ impl EventLoop {
             clock: Clock::default(),
             signals,
             upstream,
+            turns: 0,
             stopping: false,
             stopped: false,
         })
@@ -152,7 +155,7 @@ impl EventLoop {
             let timeout = self.timeout(program);
             match self.poll.poll(&mut self.events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                _ => {}
+                _ => self.turns += 1,
             }
             // 2. Tell the link what the world did.
             let now = self.clock.now();
@@ -179,6 +182,11 @@ impl EventLoop {
     /// The time since the loop was made.
     pub fn clock(&self) -> Clock {
         self.clock
+    }
+
+    /// How often the loop has woken up: for input, for a due timer, for nothing else.
+    pub fn turns(&self) -> u64 {
+        self.turns
     }
 
     /// Steps 3 and 4: drain events and writes until there is neither.
