@@ -16,12 +16,12 @@ mod generated {
         reason = "prost's layout: a oneof is as large as its largest"
     )]
 
-    include!(concat!(env!("OUT_DIR"), "/meshtastic.rs"));
+    include!("generated/meshtastic.rs");
 }
 
 /// The schema as a serialised `google.protobuf.FileDescriptorSet`, for programs that read it. Its
 /// `string` fields are strings; only the Rust types have bytes instead.
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/meshtastic.binpb"));
+pub const DESCRIPTORS: &[u8] = include_bytes!("generated/meshtastic.binpb");
 
 /// A string field as text: each sequence that is not UTF-8 becomes one `U+FFFD`. Allocates only if
 /// there is one.
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn no_field_checks_for_utf8() {
-        let generated = include_str!(concat!(env!("OUT_DIR"), "/meshtastic.rs"));
+        let generated = include_str!("generated/meshtastic.rs");
         assert!(generated.contains("#[prost(bytes = \"vec\""), "this is the generated file");
         assert!(!generated.contains("#[prost(string"));
         assert!(!generated.contains("string::String"));

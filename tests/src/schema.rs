@@ -14,12 +14,15 @@ const ROOTS: [&str; 2] = [".meshtastic.FromRadio", ".meshtastic.ToRadio"];
 /// The first code that names a message; the codes below are kinds of scalars.
 const MESSAGE: usize = 16;
 
-/// The text of `core/src/peek/schema.rs`.
+/// Where the table lies, from the top folder.
+pub const TABLE: &str = "core/src/peek/schema.rs";
+
+/// The text of the table.
 ///
 /// # Panics
 /// If the schema has what the table cannot say: a cycle, a group, a field number over 127.
-pub fn generate() -> String {
-    let set = FileDescriptorSet::decode(meshbeat_proto::DESCRIPTORS).expect("our own descriptors");
+pub fn generate(descriptors: &[u8]) -> String {
+    let set = FileDescriptorSet::decode(descriptors).expect("our own descriptors");
     let mut messages = BTreeMap::new();
     for file in &set.file {
         for message in &file.message_type {
@@ -35,7 +38,7 @@ pub fn generate() -> String {
     let last_variant =
         messages[ROOTS[0]].field.iter().map(FieldDescriptorProto::number).max().unwrap_or(0);
     let mut out = format!(
-        "//! Generated from `proto/proto` by `cargo run -p meshbeat-tests --bin schema`; do not edit.\n\
+        "//! Generated from `proto/proto` by `cargo run -p meshbeat-tests --bin generate`; do not edit.\n\
          //!\n\
          //! A row per message, a byte per field number from 1 on: its kind, or `MESSAGE` plus the row\n\
          //! of the message it holds.\n\n\
@@ -138,8 +141,8 @@ mod tests {
         let committed = include_str!("../../core/src/peek/schema.rs");
         assert_eq!(
             committed,
-            super::generate(),
-            "stale: cargo run -p meshbeat-tests --bin schema > core/src/peek/schema.rs"
+            super::generate(meshbeat_proto::DESCRIPTORS),
+            "stale: cargo run -p meshbeat-tests --bin generate"
         );
     }
 }

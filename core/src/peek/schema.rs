@@ -1,4 +1,4 @@
-//! Generated from `proto/proto` by `cargo run -p meshbeat-tests --bin schema`; do not edit.
+//! Generated from `proto/proto` by `cargo run -p meshbeat-tests --bin generate`; do not edit.
 //!
 //! A row per message, a byte per field number from 1 on: its kind, or `MESSAGE` plus the row
 //! of the message it holds.
