@@ -6,7 +6,7 @@
 //! tools and tests, and the one that prost sees, in which every `string` is `bytes` (the
 //! documentation of `meshbeat-proto` says why).
 
-use std::error::Error;
+use core::error::Error;
 use std::fs;
 use std::path::Path;
 

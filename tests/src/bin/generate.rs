@@ -1,6 +1,6 @@
 //! Writes everything that is generated from `proto/proto`, after a change there.
 
-use std::error::Error;
+use core::error::Error;
 use std::fs;
 use std::path::Path;
 
