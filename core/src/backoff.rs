@@ -95,6 +95,11 @@ impl Backoff {
         delay
     }
 
+    /// Starts over with the first step.
+    pub(crate) fn reset(&mut self) {
+        self.step = 0;
+    }
+
     /// Whether there were more than 20 handshakes in the hour before `now`.
     pub fn is_crowded(&self, now: Instant) -> bool {
         self.handshakes.is_full()

@@ -5,6 +5,8 @@ use core::time::Duration;
 
 use crate::backoff::BackoffConfig;
 use crate::heartbeat::HeartbeatConfig;
+use crate::mutant::Mutation;
+use crate::outbox::OutboxConfig;
 
 /// The settings of a link. The defaults are right for a node on TCP; a serial line needs
 /// [`LinkConfig::serial`].
@@ -17,16 +19,24 @@ pub struct LinkConfig {
     pub heartbeat: HeartbeatConfig,
     /// How long to wait between connects.
     pub backoff: BackoffConfig,
+    /// How packets are kept, confirmed and paced.
+    pub outbox: OutboxConfig,
     /// How long one address may take to accept the connection. Default 10 s; 100 ms to 2 min.
     pub connect_limit: Duration,
     /// How long `disconnect` may take to be written when the link is closed. Default 2 s; 1 ms to
     /// 1 min.
     pub close_limit: Duration,
+    /// How long packets in the outbox may still take when the link is closed. Default 10 s; at most
+    /// 1 h.
+    pub drain_limit: Duration,
     /// A session that the node closes before this age is young; several in a row mean that another
     /// client takes the link. Default 2 min; at most 1 h.
     pub young: Duration,
     /// What a serial line needs beyond that; `None` on TCP. Default `None`.
     pub serial: Option<SerialConfig>,
+    /// A deliberate bug, for tests of the tests.
+    #[doc(hidden)]
+    pub mutation: Mutation,
 }
 
 /// The settings of the handshake.
@@ -88,10 +98,13 @@ impl Default for LinkConfig {
             handshake: HandshakeConfig::default(),
             heartbeat: HeartbeatConfig::default(),
             backoff: BackoffConfig::default(),
+            outbox: OutboxConfig::default(),
             connect_limit: Duration::from_secs(10),
             close_limit: Duration::from_secs(2),
+            drain_limit: Duration::from_secs(10),
             young: Duration::from_secs(120),
             serial: None,
+            mutation: Mutation::NONE,
         }
     }
 }
@@ -129,7 +142,7 @@ impl LinkConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         const MS: fn(u64) -> Duration = Duration::from_millis;
         const S: fn(u64) -> Duration = Duration::from_secs;
-        let Self { heartbeat: h, backoff: b, .. } = self;
+        let Self { heartbeat: h, backoff: b, outbox: o, .. } = self;
         let torn_after = self.serial.unwrap_or_default().torn_after;
         for (setting, value, least, most) in [
             ("heartbeat.quiet (ms)", h.quiet, MS(100), S(300)),
@@ -143,6 +156,17 @@ impl LinkConfig {
             ("backoff.crowded_cap (ms)", b.crowded_cap, MS(1), S(3600)),
             ("backoff.steady (ms)", b.steady, MS(0), b.settled),
             ("backoff.settled (ms)", b.settled, MS(0), S(86_400)),
+            ("outbox.ttl (ms)", o.ttl, S(1), S(604_800)),
+            ("outbox.resend_within (ms)", o.resend_within, MS(0), S(3600)),
+            ("outbox.patience (ms)", o.patience, MS(100), S(60)),
+            ("outbox.grace (ms)", o.grace, MS(0), S(60)),
+            ("outbox.retry (ms)", o.retry, MS(100), S(3600)),
+            ("outbox.retry_duty_cycle (ms)", o.retry_duty_cycle, MS(100), S(86_400)),
+            ("outbox.pacing.text (ms)", o.pacing.text, MS(0), S(3600)),
+            ("outbox.pacing.report (ms)", o.pacing.report, MS(0), S(3600)),
+            ("outbox.pacing.traceroute (ms)", o.pacing.traceroute, MS(0), S(3600)),
+            ("outbox.pacing.margin (ms)", o.pacing.margin, MS(0), S(60)),
+            ("drain_limit (ms)", self.drain_limit, MS(0), S(3600)),
             ("connect_limit (ms)", self.connect_limit, MS(100), S(120)),
             ("handshake.silence (ms)", self.handshake.silence, MS(100), S(120)),
             ("handshake.limit (ms)", self.handshake.limit, self.handshake.silence, S(3600)),
@@ -156,9 +180,14 @@ impl LinkConfig {
                 return Err(ConfigError { setting, value, least, most });
             }
         }
-        if !(1..=10).contains(&h.strikes) {
-            let value = u128::from(h.strikes);
-            return Err(ConfigError { setting: "heartbeat.strikes", value, least: 1, most: 10 });
+        for (setting, value, most) in [
+            ("heartbeat.strikes", u128::from(h.strikes), 10),
+            ("outbox.quota", u128::from(o.quota), u128::from(u16::MAX)),
+            ("outbox.barriers", u128::from(o.barriers), 100),
+        ] {
+            if !(1..=most).contains(&value) {
+                return Err(ConfigError { setting, value, least: 1, most });
+            }
         }
         Ok(())
     }

@@ -298,6 +298,11 @@ impl Heartbeat {
         matches!(self.question, Question::Due { .. })
     }
 
+    /// When the last heartbeat was written, if it is unanswered.
+    pub const fn unanswered(&self) -> Option<Instant> {
+        self.unanswered
+    }
+
     /// What a heartbeat carries.
     pub const fn nonce(&self) -> Nonce {
         self.config.nonce
@@ -320,8 +325,15 @@ impl Heartbeat {
 
     /// A question got no byte in time, or could not even be written in that time.
     fn expire(&mut self, now: Instant) -> Expired {
-        self.unanswered = None;
-        self.question = Question::Due { deadline: now + self.config.answer };
+        let deadline = now + self.config.answer;
+        // A barrier may have asked a moment ago: then that is the next question.
+        self.question = match self.unanswered.map(|asked| asked + self.config.again) {
+            Some(again) if again > now => Question::Asked { again, deadline },
+            _ => {
+                self.unanswered = None;
+                Question::Due { deadline }
+            }
+        };
         let last_strike = self.strikes.saturating_add(1) >= self.config.strikes;
         match self.answers {
             // It may have died before it was proven; if it is there again, and again silent, it

@@ -6,6 +6,8 @@
 mod fmt;
 pub mod time;
 pub mod rng;
+#[doc(hidden)]
+pub mod mutant;
 pub mod fault;
 pub mod frame;
 pub mod decoder;
@@ -13,6 +15,8 @@ pub mod peek;
 pub mod tx;
 pub mod backoff;
 pub mod heartbeat;
+pub mod pacing;
+pub mod outbox;
 pub mod config;
 pub mod link;
 

@@ -3,7 +3,9 @@
 //! which no Meshtastic message has and which peek skips with less care.
 
 use meshbeat_core::peek::{self, Data, MyInfo, Packet, QueueStatus};
-use meshbeat_proto::{FromRadio, MeshPacket, ToRadio, from_radio, mesh_packet};
+use meshbeat_proto::{
+    FromRadio, MeshPacket, PortNum, Routing, ToRadio, from_radio, mesh_packet, routing,
+};
 use prost::{DecodeError, Message};
 
 /// Whether prost accepts `payload` as a `FromRadio`.
@@ -83,10 +85,28 @@ fn same(
     }
 }
 
+/// The reason that prost reads; of what is no `Routing` nothing is expected but what was peeked.
+fn same_routing_error(data: &meshbeat_proto::Data, peeked: Option<i32>) -> Option<i32> {
+    if data.portnum != PortNum::RoutingApp as i32 {
+        return None;
+    }
+    match Routing::decode(&data.payload[..]).map(|routing| routing.variant) {
+        Ok(Some(routing::Variant::ErrorReason(error))) => Some(error),
+        Ok(_) => Some(0),
+        Err(_) => peeked,
+    }
+}
+
 fn same_packet(payload: &[u8], packet: &Packet<'_>, decoded: &MeshPacket) {
     let data = match &decoded.payload_variant {
         Some(mesh_packet::PayloadVariant::Decoded(data)) => {
-            Some(Data { port: data.portnum, payload: &data.payload, request_id: data.request_id })
+            let peeked = packet.data.and_then(|data| data.routing_error);
+            Some(Data {
+                port: data.portnum,
+                payload: &data.payload,
+                request_id: data.request_id,
+                routing_error: same_routing_error(data, peeked),
+            })
         }
         Some(mesh_packet::PayloadVariant::Encrypted(_)) | None => None,
     };

@@ -26,7 +26,9 @@ use crate::decoder::{Decoder, Kind};
 use crate::fault::{Class, Fault, Level};
 use crate::fmt::{debug, info, warning};
 use crate::heartbeat::{self, Answers, Expired, Heartbeat};
-use crate::peek::{FromRadio, QueueStatus};
+use crate::mutant::{Mutant, Mutation};
+use crate::outbox::{Outbox, SendError};
+use crate::peek::{FromRadio, Packet, QueueStatus};
 use crate::rng::Rng;
 use crate::time::{Instant, earliest};
 use crate::tx::Tx;
@@ -41,6 +43,7 @@ enum Sending {
     Heartbeat,
     WantConfig(u32),
     Disconnect,
+    Packet,
 }
 
 /// What a session says before its `want_config_id`, step by step.
@@ -63,17 +66,19 @@ const NODES_ONLY: u32 = 69421;
 /// Young sessions in a row that make a contended link.
 const CONTENDED: u32 = 3;
 
-/// The state machine of the link. About 1.5 KB; no allocation.
+/// The state machine of the link, with room for `OUTBOX` packets. Below 2 KB without them and about
+/// 600 bytes for each; no allocation.
 ///
-/// Getters; `handle_*` for what the world did; [`Link::open`] and [`Link::close`] for what the user
-/// wants; `poll_*` for what to do next. After every `handle_*` and verb the three `poll_*` are to
+/// Getters; `handle_*` for what the world did; [`Link::open`], [`Link::send`] and [`Link::close`]
+/// for what the user wants; `poll_*` for what to do next. After every `handle_*` and verb the three `poll_*` are to
 /// be called again, in the order of the module's loop.
 #[derive(Debug, Clone)]
-pub struct Link {
+pub struct Link<const OUTBOX: usize = 0> {
     handshake: HandshakeConfig,
     serial: Option<SerialConfig>,
     connect_limit: Duration,
     close_limit: Duration,
+    drain_limit: Duration,
     young: Duration,
     state: State,
     decoder: Decoder,
@@ -82,7 +87,11 @@ pub struct Link {
     sending: Option<Sending>,
     heartbeat: Heartbeat,
     backoff: Backoff,
+    outbox: Outbox<OUTBOX>,
+    /// When the link is closed although packets wait; they are drained until then.
+    closing: Option<Instant>,
     rng: Rng,
+    mutation: Mutation,
     /// Happened and not drained yet; one call adds at most two. When it is full the oldest is dropped; `OpenDue` and `Closed`
     /// are never in it, they follow from the state.
     events: Deque<Event, 3>,
@@ -93,6 +102,10 @@ pub struct Link {
     /// No more bytes will complete what the decoder holds: it is to be looked at again.
     flush: bool,
     node: Option<u32>,
+    /// The node has told its number in this handshake.
+    met: bool,
+    /// A handshake of this session ended without that.
+    nameless: bool,
     last_handshake: Option<Instant>,
     /// The last byte of the last session that was up.
     last_heard: Option<Instant>,
@@ -101,7 +114,7 @@ pub struct Link {
     stats: Stats,
 }
 
-impl Link {
+impl<const OUTBOX: usize> Link<OUTBOX> {
     /// A link at rest. Equal seeds and equal calls give equal behaviour.
     pub fn new(config: LinkConfig, seed: u64) -> Result<Self, ConfigError> {
         config.check()?;
@@ -110,6 +123,7 @@ impl Link {
             serial: config.serial,
             connect_limit: config.connect_limit,
             close_limit: config.close_limit,
+            drain_limit: config.drain_limit,
             young: config.young,
             state: State::Idle,
             decoder: Decoder::new(),
@@ -117,12 +131,17 @@ impl Link {
             sending: None,
             heartbeat: Heartbeat::new(config.heartbeat),
             backoff: Backoff::new(config.backoff),
+            outbox: Outbox::new(config.outbox, config.serial.is_some(), config.mutation),
+            closing: None,
             rng: Rng::new(seed),
+            mutation: config.mutation,
             events: Deque::new(),
             told: false,
             greeting: Greeting::Done,
             flush: false,
             node: None,
+            met: false,
+            nameless: false,
             last_handshake: None,
             last_heard: None,
             young_sessions: 0,
@@ -137,10 +156,43 @@ impl Link {
         }
     }
 
-    /// Ends the link for good: what is half written is finished, `disconnect` follows, then
-    /// [`Event::SaidGoodbye`]; when the transport has ended too, [`Event::Closed`]. All that takes
-    /// at most `close_limit`.
+    /// Accepts a packet for the node: a `ToRadio` payload that holds one packet and nothing else.
+    /// Returns its id, a fresh one if it was 0; what becomes of it is told by [`Event::Packet`].
+    /// `sender` is whoever sends, for turns and quota. A packet of which no byte was written lives
+    /// `ttl`, or as configured.
+    pub fn send(
+        &mut self,
+        now: Instant,
+        sender: u16,
+        payload: &[u8],
+        ttl: Option<Duration>,
+    ) -> Result<u32, SendError> {
+        let closing = matches!(self.state, State::Closing { .. } | State::Closed);
+        if closing || self.closing.is_some() {
+            return Err(SendError::Closing);
+        }
+        self.outbox.accept(now, sender, payload, ttl, &mut self.rng)
+    }
+
+    /// Ends the link for good: packets that wait are sent, for at most `drain_limit`, the others
+    /// are answered; then what is half written is finished, `disconnect` follows, and
+    /// [`Event::SaidGoodbye`]; when the transport has ended too, [`Event::Closed`]. That takes at
+    /// most `close_limit` more.
     pub fn close(&mut self, now: Instant) {
+        let started = !matches!(self.state, State::Idle);
+        if self.closing.is_none() {
+            self.closing = Some(if started { now + self.drain_limit } else { now });
+        }
+        self.close_if_drained(now);
+    }
+
+    fn close_if_drained(&mut self, now: Instant) {
+        let Some(deadline) = self.closing else { return };
+        if !self.outbox.is_empty() && now < deadline {
+            return;
+        }
+        self.closing = None;
+        self.outbox.handle_closing();
         match self.state {
             State::Configuring { .. } | State::Up { .. } | State::Suspect { .. } => {
                 if !self.tx.is_half_sent() {
@@ -169,7 +221,12 @@ impl Link {
             Some(_) => Greeting::Wake,
             None => Greeting::Heartbeat,
         };
+        if self.mutation.is(Mutant::BackoffResetOnConnect) {
+            self.backoff.reset();
+        }
         self.heartbeat.handle_opened(now);
+        self.outbox.handle_opened();
+        self.nameless = false;
         self.enter(State::Configuring { opened: now, asked: self.ask(now) });
         self.push(Event::Opened);
     }
@@ -243,6 +300,7 @@ impl Link {
     /// Lets time pass; does nothing before [`Link::poll_timeout`]. On a serial line call
     /// [`Link::handle_bytes`] with an empty slice afterwards: a torn frame may have been given up.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.outbox.handle_timeout(now, self.heartbeat.answers() == Answers::Mute);
         if self.torn_deadline().is_some_and(|at| now >= at) {
             self.flush = true;
         }
@@ -252,6 +310,9 @@ impl Link {
             }
             State::Configuring { opened, asked } => {
                 self.handle_handshake_timeout(now, opened, asked);
+                if self.mutation.is(Mutant::StrikeWhileConfiguring) && self.state.is_open() {
+                    self.handle_heartbeat_timeout(now, opened);
+                }
             }
             State::Up { opened } | State::Suspect { opened } => {
                 self.handle_heartbeat_timeout(now, opened);
@@ -260,12 +321,16 @@ impl Link {
             State::Closing { deadline, .. } if now >= deadline => self.enter(State::Closed),
             _ => {}
         }
+        self.close_if_drained(now);
     }
 
     /// The oldest event that was not drained yet.
     pub fn poll_event(&mut self) -> Option<Event> {
         if let Some(event) = self.events.pop_front() {
             return Some(event);
+        }
+        if let Some(event) = self.outbox.poll_event() {
+            return Some(Event::Packet(event));
         }
         let duty = match self.state {
             State::Opening { .. } => Event::OpenDue,
@@ -295,6 +360,9 @@ impl Link {
         if n == 0 {
             return Ok(Transmit::Blocked);
         }
+        if self.sending == Some(Sending::Packet) && !self.tx.is_half_sent() {
+            self.outbox.handle_begun(now);
+        }
         self.stats.bytes_out += n as u64;
         if self.tx.consume(n)
             && let Some(sent) = self.sending.take()
@@ -320,7 +388,16 @@ impl Link {
             State::Waiting { until } => Some(until),
             State::Idle | State::Closed => None,
         };
-        earliest(deadline, self.torn_deadline())
+        let can_send = self.can_send() && self.tx.is_empty();
+        let asks = self.heartbeat_for_outbox().filter(|_| can_send);
+        [self.torn_deadline(), self.outbox.poll_timeout(can_send), asks, self.closing]
+            .into_iter()
+            .fold(deadline, earliest)
+    }
+
+    /// How many packets are in the outbox.
+    pub fn queued(&self) -> usize {
+        self.outbox.len()
     }
 
     /// Where the link stands.
@@ -364,6 +441,7 @@ impl Link {
     /// A byte arrived.
     fn heard(&mut self, now: Instant) {
         let suspected = self.heartbeat.handle_received(now);
+        self.outbox.handle_heard();
         if let State::Suspect { opened } = self.state {
             self.enter(State::Up { opened });
         }
@@ -382,25 +460,44 @@ impl Link {
             (
                 State::Configuring { opened, asked: Asked::With { nonce, since, .. } },
                 FromRadio::ConfigComplete(completed),
-            ) if completed == nonce => self.configured(now, opened, since),
-            (_, FromRadio::QueueStatus(QueueStatus { id: 0, .. })) => {
-                let answers = self.heartbeat.handle_answer(now);
-                self.stats.answered = self.stats.answered.wrapping_add(u32::from(answers));
+            ) if completed == nonce || self.mutation.is(Mutant::StaleNonceAccepted) => {
+                // The frame that told who it is was torn, or is not sent: asked again, once.
+                if self.met || self.nameless || self.mutation.is(Mutant::StaleNonceAccepted) {
+                    self.configured(now, opened, since);
+                } else {
+                    self.nameless = true;
+                    self.enter(State::Configuring { opened, asked: self.ask(now) });
+                }
+            }
+            (_, FromRadio::QueueStatus(status)) => self.heard_status(now, status),
+            (_, FromRadio::Packet(Packet { from, data: Some(data), .. })) => {
+                if let Some(error) = data.routing_error {
+                    self.outbox.handle_reply(now, from, data.request_id, error);
+                }
             }
             (State::Configuring { opened, .. }, FromRadio::Rebooted)
             | (State::Up { opened } | State::Suspect { opened }, FromRadio::Rebooted)
                 if self.serial.is_some() =>
             {
                 self.push(Event::Rebooted);
+                self.outbox.handle_lost(now);
                 self.enter(State::Configuring { opened, asked: self.ask(now) });
             }
             // A config_complete_id with another nonce is a leftover of an aborted handshake.
             // Packets and configuration are the caller's.
             _ => {}
         }
+        self.close_if_drained(now);
+    }
+
+    fn heard_status(&mut self, now: Instant, status: QueueStatus) {
+        let answers = status.id == 0 && self.heartbeat.handle_answer(now);
+        self.stats.answered = self.stats.answered.wrapping_add(u32::from(answers));
+        self.outbox.handle_status(now, status, &mut self.rng);
     }
 
     fn met(&mut self, node: u32) {
+        self.met = true;
         if let Some(from) = self.node.replace(node)
             && from != node
         {
@@ -412,6 +509,7 @@ impl Link {
     fn configured(&mut self, now: Instant, opened: Instant, since: Instant) {
         self.stats.sessions = self.stats.sessions.wrapping_add(1);
         self.heartbeat.handle_configured(now);
+        self.outbox.handle_configured(now, self.node.unwrap_or(0));
         self.enter(State::Up { opened });
         self.push(Event::Configured {
             node: self.node.unwrap_or(0),
@@ -465,6 +563,7 @@ impl Link {
             self.last_heard = Some(self.heartbeat.last_received());
         }
         let retry_in = self.backoff.handle_lost(now, session, self.rng.next_u32());
+        self.outbox.handle_lost(now);
         warn_if_unusual(fault);
         self.enter(State::Waiting { until: now + retry_in });
         self.push(Event::Lost { fault, session, was_up, retry_in });
@@ -501,9 +600,12 @@ impl Link {
             State::Up { .. } | State::Suspect { .. } if self.heartbeat.is_due() => {
                 Sending::Heartbeat
             }
+            State::Up { .. } if self.heartbeat_for_outbox().is_some_and(|at| now >= at) => {
+                Sending::Heartbeat
+            }
+            State::Up { .. } => Sending::Packet,
             _ => return None,
         };
-        debug!("at {=u64} ms sending {}", now.as_millis(), next);
         let pushed = match next {
             Sending::Wake => self.tx.push_wake(),
             Sending::Heartbeat => {
@@ -515,7 +617,9 @@ impl Link {
                 self.tx.push_frame(payload.get(..len).unwrap_or(&payload))
             }
             Sending::Disconnect => self.tx.push_frame(&DISCONNECT),
+            Sending::Packet => self.tx.push_frame(self.outbox.poll_packet(now)?),
         };
+        debug!("at {=u64} ms sending {}", now.as_millis(), next);
         pushed.ok().map(|()| next)
     }
 
@@ -535,7 +639,7 @@ impl Link {
                 self.state = State::Configuring { opened, asked: Asked::NotBefore(at) };
             }
             (Sending::WantConfig(nonce), State::Configuring { opened, .. }) => {
-                self.last_handshake = Some(now);
+                (self.last_handshake, self.met) = (Some(now), false);
                 self.backoff.handle_handshake(now);
                 let asked = Asked::With { nonce, since: now, last_frame: now };
                 self.state = State::Configuring { opened, asked };
@@ -544,7 +648,9 @@ impl Link {
                 self.greeting = Greeting::Done;
                 self.stats.heartbeats = self.stats.heartbeats.wrapping_add(1);
                 self.heartbeat.handle_asked(now);
+                self.outbox.handle_asked(now);
             }
+            (Sending::Packet, _) => self.outbox.handle_sent(now),
             (Sending::Disconnect, State::Closing { deadline, .. }) => {
                 self.enter(State::Closing { deadline, said: true });
                 self.push(Event::SaidGoodbye);
@@ -567,6 +673,21 @@ impl Link {
         }
     }
 
+    /// Whether packets may be written: not to a node that is suspected to be dead.
+    const fn can_send(&self) -> bool {
+        matches!(self.state, State::Up { .. })
+    }
+
+    /// From when on the outbox needs a heartbeat; one at a time, until it counts as unanswered.
+    fn heartbeat_for_outbox(&self) -> Option<Instant> {
+        let from = self.outbox.heartbeat_from()?;
+        if self.mutation.is(Mutant::TwoHeartbeats) {
+            return Some(from);
+        }
+        let free = self.heartbeat.unanswered().map_or(from, |asked| asked + self.outbox.patience());
+        Some(from.max(free))
+    }
+
     /// When an unfinished frame on a serial line is given up.
     fn torn_deadline(&self) -> Option<Instant> {
         let serial = self.serial?;
@@ -578,8 +699,12 @@ impl Link {
     fn enter(&mut self, state: State) {
         info!("link {} -> {}", self.state, state);
         if !state.is_open() {
-            self.decoder.clear();
-            self.clear_tx();
+            if !self.mutation.is(Mutant::DecoderNotCleared) {
+                self.decoder.clear();
+            }
+            if !self.mutation.is(Mutant::TransmitNotCleared) {
+                self.clear_tx();
+            }
             self.flush = false;
         }
         self.state = state;

@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use crate::fault::Fault;
+use crate::outbox::PacketEvent;
 use crate::peek::FromRadio;
 use crate::time::Instant;
 
@@ -164,6 +165,8 @@ pub enum Event {
         /// Sessions in a row.
         sessions: u32,
     },
+    /// A packet has changed its state. Every packet that was accepted ends in one that is final.
+    Packet(PacketEvent),
     /// `disconnect` is written: half-close the transport, go on reading to its end, and report
     /// that by [`handle_closed`](super::Link::handle_closed).
     SaidGoodbye,

@@ -6,11 +6,14 @@
 //! cuts names at a byte). Whatever is rejected here, prost rejects too, and where prost accepts,
 //! the values are the same; tests hold both on recorded and on mutated messages.
 
+mod outgoing;
 mod schema;
 mod wire;
 
 use schema::{MESSAGES, kind};
 use wire::{Fields, Malformed, Value};
+
+pub(crate) use outgoing::{Outgoing, prepare, set_id};
 
 /// A validated `FromRadio`: its variant, and of the variants that a link acts on, the values.
 ///
@@ -61,6 +64,9 @@ pub struct Data<'a> {
     pub payload: &'a [u8],
     /// Id of the packet that this one answers; 0 for none.
     pub request_id: u32,
+    /// What a Routing reply (port 5) says: 0 or why not (`Routing.Error`); `None` for anything
+    /// else.
+    pub routing_error: Option<i32>,
 }
 
 /// Port number of Routing replies (`ROUTING_APP`).
@@ -255,8 +261,24 @@ impl<'a> Data<'a> {
                 _ => {}
             }
         }
+        self.routing_error = (self.port == ROUTING_PORT).then(|| routing_error(self.payload));
         Ok(self)
     }
+}
+
+/// The reason in a `Routing` message; 0, that all is well, if there is none to be read.
+fn routing_error(routing: &[u8]) -> i32 {
+    let mut reason = 0;
+    let mut fields = Fields::new(routing);
+    while let Ok(Some(field)) = fields.next() {
+        match (field.number, field.value) {
+            (3, Value::Varint(error)) => reason = error as i32,
+            // A route request or reply replaces the reason: they are one oneof.
+            (1 | 2, Value::Bytes(_)) => reason = 0,
+            _ => {}
+        }
+    }
+    reason
 }
 
 impl MyInfo {

@@ -1,0 +1,678 @@
+//! Packets kept until the node has confirmed or refused them, or they have become too old.
+//!
+//! One packet is in flight at a time: of 20 packets in one write the node tells the fate of two.
+//! Its own queue status decides. If that stays away, heartbeats are the *barrier*: the answer to the
+//! first proves that the node has read the packet, the answer to the second that no status of it is
+//! still on its way. That counts as acceptance only if the node had told room for it, for a full
+//! queue's refusal may be what was lost; else the packet is unknown.
+//! What is written and not confirmed when the connection ends goes again under the same id, for the
+//! mesh drops repeats by sender and id, within 5 minutes and to the same node only.
+//!
+//! The node's rules stand in `MeshService`, `Router` and `PhoneAPI::handleToRadioPacket`.
+
+mod state;
+
+use core::time::Duration;
+
+use heapless::Vec;
+
+use crate::frame::MAX_PAYLOAD;
+use crate::mutant::{Mutant, Mutation};
+use crate::pacing::Pacing;
+use crate::peek::{self, Outgoing, QueueStatus};
+use crate::rng::Rng;
+use crate::time::{Instant, earliest};
+
+pub use state::{OutboxConfig, PacketEvent, PacketState, SendError};
+
+/// Values of `res` in a queue status (`Routing.Error` and `ERRNO_*` of the firmware's `error.h`).
+mod res {
+    pub(super) const OK: i32 = 0;
+    pub(super) const DUTY_CYCLE: i32 = 9;
+    pub(super) const FULL: i32 = 32;
+    pub(super) const NO_RADIO: i32 = 33;
+    pub(super) const FOR_THE_NODE: i32 = 35;
+}
+
+/// A packet with its story.
+#[derive(Debug, Clone)]
+struct Slot {
+    /// The `ToRadio` payload, its id last.
+    payload: Vec<u8, MAX_PAYLOAD>,
+    id: u32,
+    wire_id: u32,
+    port: i32,
+    to: u32,
+    want_ack: bool,
+    sender: u16,
+    /// Later packets have higher numbers; unlike the place in the list this never changes.
+    order: u32,
+    state: PacketState,
+    /// The state that was last drained as an event; `None` before the first.
+    told: Option<PacketState>,
+    expires: Instant,
+    /// Not to be written before; after a refusal.
+    not_before: Instant,
+    /// When the first byte under this wire id was written, and to which node.
+    first_written: Option<(Instant, u32)>,
+    /// How often it was written whole under this wire id.
+    writes: u16,
+    /// Why it was refused the last time.
+    refused: Option<i32>,
+}
+
+impl Slot {
+    /// The end of a packet on which the node has not decided.
+    fn unfinished(&self) -> PacketState {
+        match (self.first_written, self.refused) {
+            (Some(_), _) => PacketState::Unknown,
+            (None, Some(res)) => PacketState::Refused(res),
+            (None, None) => PacketState::Expired,
+        }
+    }
+}
+
+/// The packet that the node is to decide on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Flight {
+    order: u32,
+    /// The node had told room for at least one packet before this was written.
+    had_room: bool,
+    /// It was written under the same id on an earlier connection.
+    repeat: bool,
+    /// When it was written whole; before that, when it was taken up.
+    since: Instant,
+    /// Answers that may still come to heartbeats written before it.
+    ahead: u8,
+    /// Heartbeats written after it.
+    behind: u8,
+    barrier: Barrier,
+}
+
+/// The question whether the node has read the packet in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Barrier {
+    /// Some bytes are not written yet.
+    Writing,
+    /// Its own status is awaited until then.
+    Waiting(Instant),
+    /// A heartbeat is to be written; so many were, so many were answered.
+    Wanted { asked: u8, answered: u8 },
+    /// A heartbeat was written; its answer is awaited until then.
+    Asked { until: Instant, asked: u8, answered: u8 },
+    /// The node has read it; a status that was overtaken is awaited until then.
+    Read(Instant),
+}
+
+/// No barrier within this time of the handshake: an unasked queue status often follows it.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// The latest that the answer to a heartbeat comes on a link that lives.
+const LATE: Duration = Duration::from_secs(30);
+
+/// Packets of one link, at most `N`. 600 bytes each.
+#[derive(Debug, Clone)]
+pub struct Outbox<const N: usize> {
+    config: OutboxConfig,
+    slots: Vec<Slot, N>,
+    pacing: Pacing,
+    next_order: u32,
+    /// The sender that was served last.
+    last_sender: u16,
+    flight: Option<Flight>,
+    /// The node that is connected and configured, and since when.
+    up: Option<(u32, Instant)>,
+    /// The last `free` that the node told on this connection.
+    free: Option<u32>,
+    /// The node told a full queue: one answer may be the unasked status that follows.
+    was_full: bool,
+    /// When the node, whose queue was full, is asked how much room it has now.
+    ask_room: Option<Instant>,
+    /// Heartbeats of this connection to which an answer may still come.
+    pending: u8,
+    /// When the last of them was written.
+    last_asked: Instant,
+    /// Statuses come on this connection that nobody asked for: none can be told from an answer.
+    unasked: bool,
+    /// A byte arrived since the last heartbeat was written.
+    heard: bool,
+    /// Ids are remembered by the node over connections (serial).
+    remembers: bool,
+    mutation: Mutation,
+}
+
+impl<const N: usize> Outbox<N> {
+    /// An empty outbox. `remembers` is for a serial line, where the node does not notice a new
+    /// connection and so forgets neither ids nor rate limits.
+    pub const fn new(config: OutboxConfig, remembers: bool, mutation: Mutation) -> Self {
+        Self {
+            config,
+            slots: Vec::new(),
+            pacing: Pacing::new(config.pacing),
+            next_order: 0,
+            last_sender: 0,
+            flight: None,
+            up: None,
+            free: None,
+            was_full: false,
+            ask_room: None,
+            pending: 0,
+            last_asked: Instant::ORIGIN,
+            unasked: false,
+            heard: false,
+            remembers,
+            mutation,
+        }
+    }
+
+    /// Takes a `ToRadio` payload that holds one packet; returns its id, which is a fresh one if it
+    /// was 0. `ttl` is the configured one if `None`.
+    pub fn accept(
+        &mut self,
+        now: Instant,
+        sender: u16,
+        payload: &[u8],
+        ttl: Option<Duration>,
+        rng: &mut Rng,
+    ) -> Result<u32, SendError> {
+        if self.slots.is_full() {
+            return Err(SendError::Full);
+        }
+        let own = self.slots.iter().filter(|slot| slot.sender == sender).count();
+        if own >= usize::from(self.config.quota) {
+            return Err(SendError::Quota);
+        }
+        let mut prepared = Vec::new();
+        let Outgoing { id, to, port, want_ack } =
+            peek::prepare(payload, &mut prepared).ok_or(SendError::NotAPacket)?;
+        let id = match id {
+            0 => self.fresh_id(rng),
+            id if self.knows(id) => return Err(SendError::Duplicate),
+            id => id,
+        };
+        peek::set_id(&mut prepared, id);
+        let slot = Slot {
+            payload: prepared,
+            id,
+            wire_id: id,
+            port,
+            to,
+            want_ack,
+            sender,
+            order: self.next_order,
+            state: PacketState::Queued,
+            told: None,
+            expires: now + ttl.unwrap_or(self.config.ttl),
+            not_before: now,
+            first_written: None,
+            writes: 0,
+            refused: None,
+        };
+        self.next_order = self.next_order.wrapping_add(1);
+        self.slots.push(slot).map_err(|_| SendError::Full)?;
+        Ok(id)
+    }
+
+    /// A new connection, not configured yet.
+    pub fn handle_opened(&mut self) {
+        (self.up, self.free, self.was_full, self.ask_room) = (None, None, false, None);
+        (self.unasked, self.pending) = (false, 0);
+        if !self.remembers {
+            self.pacing.clear();
+        }
+    }
+
+    /// The handshake is done. What was written to another node is unknown from now on.
+    pub fn handle_configured(&mut self, now: Instant, node: u32) {
+        // The opening heartbeat was answered before its end or not at all.
+        (self.up, self.pending) = (Some((node, now)), 0);
+        for slot in &mut self.slots {
+            if slot.state == PacketState::Queued
+                && slot.first_written.is_some_and(|(_, written_to)| written_to != node)
+                && !self.mutation.is(Mutant::ResendToAnotherNode)
+            {
+                slot.state = PacketState::Unknown;
+            }
+        }
+    }
+
+    /// The connection is gone. What was in flight waits to be written again.
+    pub fn handle_lost(&mut self, now: Instant) {
+        self.up = None;
+        if let Some(flight) = self.flight.take()
+            && let Some(slot) = self.slots.iter_mut().find(|slot| slot.order == flight.order)
+        {
+            slot.state = PacketState::Queued;
+            if self.remembers {
+                self.pacing.handle_read(now, slot.port);
+            }
+        }
+    }
+
+    /// The first bytes of a packet were written.
+    pub fn handle_begun(&mut self, now: Instant) {
+        let Some((node, _)) = self.up else { return };
+        if let Some(slot) = self.in_flight()
+            && slot.first_written.is_none()
+        {
+            slot.first_written = Some((now, node));
+        }
+    }
+
+    /// The last byte of a packet was written.
+    pub fn handle_sent(&mut self, now: Instant) {
+        let settled = self.up.map_or(now, |(_, since)| since + SETTLE);
+        let until = (now + self.config.patience).max(settled);
+        if let Some(flight) = &mut self.flight {
+            flight.barrier = Barrier::Waiting(until);
+            flight.since = now;
+        }
+        if let Some(slot) = self.in_flight() {
+            slot.state = PacketState::Sent;
+            slot.writes = slot.writes.saturating_add(1);
+            let port = slot.port;
+            if self.mutation.is(Mutant::SpanFromWrite) {
+                self.pacing.handle_read(now, port);
+            }
+        }
+        if self.mutation.is(Mutant::TwoInFlight) {
+            self.flight = None;
+        }
+    }
+
+    /// A heartbeat's last byte was written. If a packet was written before, its answer proves that
+    /// the node has read it.
+    pub fn handle_asked(&mut self, now: Instant) {
+        let until = now + self.config.patience;
+        self.heard = false;
+        self.ask_room = self.ask_room.map(|_| until);
+        self.forget_late(now);
+        self.pending = self.pending.saturating_add(1);
+        self.last_asked = now;
+        if let Some(Flight { barrier, behind, .. }) = &mut self.flight {
+            *behind = behind.saturating_add(1);
+            *barrier = match *barrier {
+                Barrier::Wanted { asked, answered } => {
+                    Barrier::Asked { until, asked: asked.saturating_add(1), answered }
+                }
+                other => other,
+            };
+        }
+    }
+
+    /// A byte arrived: the node lives, whatever it leaves unanswered.
+    pub fn handle_heard(&mut self) {
+        self.heard = true;
+    }
+
+    /// A queue status arrived. One without an id answers a heartbeat, if one is unanswered.
+    pub fn handle_status(&mut self, now: Instant, status: QueueStatus, rng: &mut Rng) {
+        self.forget_late(now);
+        let answers = status.id == 0 && self.pending > 0;
+        let settled = self.up.is_some_and(|(_, since)| now >= since + SETTLE);
+        if status.id == 0 && !answers && settled && self.free != Some(0) {
+            self.unasked = true;
+        }
+        let answers = answers && !self.unasked;
+        self.free = Some(status.free);
+        if let Some(flight) = self.flight.as_mut().filter(|_| status.free == 0) {
+            flight.had_room = false;
+        }
+        self.was_full |= status.free == 0;
+        self.ask_room = (status.free == 0).then(|| now + self.config.patience);
+        if status.id != 0 {
+            self.handle_own_status(now, status, rng);
+        } else if answers {
+            self.pending = self.pending.saturating_sub(1);
+            self.handle_answer(now);
+        }
+    }
+
+    /// A Routing reply arrived: it decides on a packet whose queue status was lost. An error of
+    /// another node than ours shows that the packet was sent.
+    pub fn handle_reply(&mut self, now: Instant, from: u32, request_id: u32, error: i32) {
+        /// The node has sent it and heard nobody (`Routing.Error`).
+        const MAX_RETRANSMIT: i32 = 5;
+        let repeat = self.flight.is_some_and(|flight| flight.repeat);
+        let own = self.up.is_some_and(|(node, _)| node == from);
+        let Some(slot) = self.in_flight() else { return };
+        if slot.wire_id != request_id || slot.state != PacketState::Sent {
+            return;
+        }
+        slot.state = match error {
+            0 | MAX_RETRANSMIT => PacketState::Confirmed,
+            _ if !own => PacketState::Confirmed,
+            _ if repeat => PacketState::Unknown,
+            error => PacketState::Refused(error),
+        };
+        self.land(if repeat { now + self.config.grace } else { now });
+    }
+
+    /// Lets time pass; does nothing before [`Outbox::poll_timeout`]. A mute node answers no barrier.
+    pub fn handle_timeout(&mut self, now: Instant, mute: bool) {
+        self.handle_flight_timeout(now, mute);
+        for index in 0..self.slots.len() {
+            let Some(slot) = self.slots.get(index) else { return };
+            let waits = slot.state == PacketState::Queued && !self.is_flying(slot);
+            if waits && now >= self.end(slot) {
+                let state = slot.unfinished();
+                if let Some(slot) = self.slots.get_mut(index) {
+                    slot.state = state;
+                }
+            }
+        }
+    }
+
+    /// Ends all waiting: what was never written is expired, what was is unknown.
+    pub fn handle_closing(&mut self) {
+        self.flight = None;
+        for slot in &mut self.slots {
+            if !slot.state.is_final() {
+                slot.state = slot.unfinished();
+            }
+        }
+    }
+
+    /// The oldest change of a state that was not drained yet; a packet whose end was drained is
+    /// forgotten. Nothing is lost by draining late but the states between.
+    pub fn poll_event(&mut self) -> Option<PacketEvent> {
+        let index = self.slots.iter().position(|slot| slot.told != Some(slot.state))?;
+        let slot = self.slots.get_mut(index)?;
+        slot.told = Some(slot.state);
+        let event = PacketEvent {
+            id: slot.id,
+            wire_id: slot.wire_id,
+            sender: slot.sender,
+            state: slot.state,
+        };
+        if event.state.is_final() {
+            self.slots.swap_remove(index);
+        }
+        Some(event)
+    }
+
+    /// The payload to be written next, which is in flight from now on; `None` if none may be.
+    pub fn poll_packet(&mut self, now: Instant) -> Option<&[u8]> {
+        if self.up.is_none() || self.flight.is_some() || self.free == Some(0) {
+            return None;
+        }
+        let order = self.next(now)?;
+        let had_room = self.free.is_some_and(|free| free > 0);
+        let new_id = self.mutation.is(Mutant::NewIdOnResend);
+        let slot = self.slots.iter_mut().find(|slot| slot.order == order)?;
+        let repeat = slot.first_written.is_some();
+        let sender = slot.sender;
+        if new_id && repeat {
+            slot.wire_id = slot.wire_id.wrapping_add(1);
+            peek::set_id(&mut slot.payload, slot.wire_id);
+        }
+        self.last_sender = sender;
+        self.forget_late(now);
+        let flight = Flight {
+            order,
+            had_room,
+            repeat,
+            since: now,
+            ahead: self.pending,
+            behind: 0,
+            barrier: Barrier::Writing,
+        };
+        self.flight = Some(flight);
+        self.in_flight().map(|slot| slot.payload.as_slice())
+    }
+
+    /// From when on a heartbeat is to be written: as a barrier, or to learn how much room there is.
+    pub fn heartbeat_from(&self) -> Option<Instant> {
+        self.up?;
+        match self.flight {
+            Some(Flight { barrier: Barrier::Wanted { .. }, .. }) => Some(Instant::ORIGIN),
+            Some(_) => None,
+            None => self.ask_room.filter(|_| self.waits()),
+        }
+    }
+
+    /// The next moment at which [`Outbox::handle_timeout`] has something to do or, if the link
+    /// `can_send`, [`Outbox::poll_packet`] has something new.
+    pub fn poll_timeout(&self, can_send: bool) -> Option<Instant> {
+        let mut due = self.flight.and_then(|flight| match flight.barrier {
+            Barrier::Writing | Barrier::Wanted { .. } => None,
+            Barrier::Waiting(at) | Barrier::Read(at) => Some(at),
+            Barrier::Asked { until, .. } => Some(until),
+        });
+        let can_send =
+            can_send && self.up.is_some() && self.flight.is_none() && self.free != Some(0);
+        for slot in &self.slots {
+            if slot.state != PacketState::Queued || self.is_flying(slot) {
+                continue;
+            }
+            due = earliest(due, Some(self.end(slot)));
+            if can_send && self.is_head(slot) {
+                due = earliest(due, Some(self.ready_at(slot)));
+            }
+        }
+        due
+    }
+
+    /// How many packets wait or are in flight.
+    pub fn len(&self) -> usize {
+        self.slots.iter().filter(|slot| !slot.state.is_final()).count()
+    }
+
+    /// How long an answer may take before it is asked for again.
+    pub const fn patience(&self) -> Duration {
+        self.config.patience
+    }
+
+    /// Whether every packet has met its end.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// When a packet that waits is too old.
+    fn end(&self, slot: &Slot) -> Instant {
+        match slot.first_written {
+            Some((first, _)) => first + self.config.resend_within,
+            None => slot.expires,
+        }
+    }
+
+    fn waits(&self) -> bool {
+        self.slots.iter().any(|slot| slot.state == PacketState::Queued)
+    }
+
+    fn handle_own_status(&mut self, now: Instant, status: QueueStatus, rng: &mut Rng) {
+        let node = self.up.map(|(node, _)| node);
+        let fresh = self.fresh_id(rng);
+        let (retry, retry_duty_cycle) = (self.config.retry, self.config.retry_duty_cycle);
+        let flying = self.flight.map(|flight| flight.order);
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.wire_id == status.id) else {
+            return;
+        };
+        // Statuses outlive the connection in the node: one may come for a packet that waits to be
+        // written again.
+        let in_flight = flying == Some(slot.order);
+        let repeat = slot.writes > 1;
+        let decides = match slot.state {
+            PacketState::Sent => in_flight,
+            PacketState::Queued => !in_flight && slot.writes > 0,
+            _ => false,
+        };
+        if !decides {
+            return;
+        }
+        let again = match status.res {
+            res::OK => None,
+            res::FULL if slot.want_ack => None,
+            res::FOR_THE_NODE if Some(slot.to) == node => None,
+            res::FULL | res::NO_RADIO => Some(retry),
+            res::DUTY_CYCLE => Some(retry_duty_cycle),
+            // The first write may have been taken, or this status may be about that one.
+            _ if repeat => {
+                slot.state = PacketState::Unknown;
+                None
+            }
+            res => {
+                slot.state = PacketState::Refused(res);
+                None
+            }
+        };
+        match again {
+            None if slot.state.is_final() => {}
+            None => slot.state = PacketState::Confirmed,
+            Some(_) if repeat => slot.state = PacketState::Unknown,
+            Some(wait) => {
+                // The node remembers the id and would swallow it; it was not sent, so a fresh one
+                // makes no second packet of it.
+                slot.wire_id = fresh;
+                peek::set_id(&mut slot.payload, fresh);
+                slot.refused = Some(status.res);
+                slot.first_written = None;
+                slot.writes = 0;
+                slot.not_before = now + wait;
+                slot.state = PacketState::Queued;
+            }
+        }
+        if in_flight {
+            // What was asked before the packet was answered before its status, or never is.
+            if let Some(flight) = self.flight.filter(|_| !repeat) {
+                self.pending = self.pending.min(flight.behind);
+            }
+            // After a repeat this may have been the status of the write before.
+            self.land(if repeat { now + self.config.grace } else { now });
+        }
+    }
+
+    /// An answer that has not come for so long was taken by another transport.
+    fn forget_late(&mut self, now: Instant) {
+        if now.since(self.last_asked) > LATE {
+            self.pending = 0;
+        }
+    }
+
+    /// The first answer overtakes the packet's own status, the second cannot.
+    fn handle_answer(&mut self, now: Instant) {
+        let hasty = self.mutation.is(Mutant::BarrierWithoutGrace);
+        let needed = 2 + u8::from(self.was_full) - u8::from(hasty);
+        let Some(Flight { barrier, ahead, .. }) = &mut self.flight else { return };
+        if *ahead > 0 {
+            *ahead -= 1;
+        } else if let Barrier::Asked { asked, answered, .. } = *barrier {
+            *barrier = match answered + 1 {
+                enough if enough >= needed => Barrier::Read(now),
+                answered => Barrier::Wanted { asked, answered },
+            };
+        }
+    }
+
+    fn handle_flight_timeout(&mut self, now: Instant, mute: bool) {
+        let too_old = self.in_flight().and_then(|slot| slot.first_written);
+        let too_old = too_old.is_some_and(|(first, _)| now >= first + self.config.resend_within);
+        let heard = self.heard;
+        let Some(flight) = &mut self.flight else { return };
+        match flight.barrier {
+            Barrier::Waiting(until) if now >= until => {
+                flight.barrier = Barrier::Wanted { asked: 0, answered: 0 };
+            }
+            // Another transport may have taken the answer: ask again, never wait for ever. A node
+            // that is silent altogether may be dead; then the packet is for the next connection.
+            Barrier::Asked { until, asked, answered } if now >= until => {
+                // Only a byte shows that it still reads: what follows unread is limited in silence.
+                let asked = if heard { asked } else { asked.saturating_sub(1) };
+                let most = if mute { self.config.barriers.min(2) } else { self.config.barriers };
+                let hopeless = now >= flight.since + self.config.resend_within;
+                if (heard && (asked >= most || too_old)) || hopeless {
+                    self.conclude(now, PacketState::Unknown);
+                } else {
+                    flight.barrier = Barrier::Wanted { asked, answered };
+                }
+            }
+            Barrier::Read(until) if now >= until => {
+                // A repeat may have been swallowed by a node that remembers its id.
+                let proved = flight.had_room && !(flight.repeat && self.remembers)
+                    || self.mutation.is(Mutant::BarrierConfirmsAll);
+                let state = if proved { PacketState::Confirmed } else { PacketState::Unknown };
+                self.was_full = false;
+                self.conclude(now, state);
+            }
+            _ => {}
+        }
+    }
+
+    fn conclude(&mut self, now: Instant, state: PacketState) {
+        if let Some(slot) = self.in_flight() {
+            slot.state = state;
+        }
+        self.land(now);
+    }
+
+    /// The node has decided on the packet in flight, or never will: the next one may follow.
+    fn land(&mut self, now: Instant) {
+        let port = self.in_flight().map(|slot| slot.port);
+        match port {
+            Some(_) if self.mutation.is(Mutant::SpanFromWrite) => {}
+            Some(port) if self.mutation.is(Mutant::PacingAsOne) => {
+                self.pacing.handle_read_all(now, port);
+            }
+            Some(port) => self.pacing.handle_read(now, port),
+            None => {}
+        }
+        self.flight = None;
+    }
+
+    fn in_flight(&mut self) -> Option<&mut Slot> {
+        let order = self.flight?.order;
+        self.slots.iter_mut().find(|slot| slot.order == order)
+    }
+
+    fn is_flying(&self, slot: &Slot) -> bool {
+        self.flight.is_some_and(|flight| flight.order == slot.order)
+    }
+
+    /// What goes next: first what was written before, then the senders in turn, each in the order
+    /// in which its packets came.
+    fn next(&self, now: Instant) -> Option<u32> {
+        let turn = |slot: &Slot| slot.sender.wrapping_sub(self.last_sender).wrapping_sub(1);
+        self.slots
+            .iter()
+            .filter(|slot| slot.state == PacketState::Queued && self.is_head(slot))
+            .filter(|slot| self.ready_at(slot) <= now)
+            .min_by_key(|slot| (slot.first_written.is_none(), turn(slot), self.age(slot)))
+            .map(|slot| slot.order)
+    }
+
+    /// Whether no earlier packet of the same sender and port number is waiting.
+    fn is_head(&self, slot: &Slot) -> bool {
+        self.mutation.is(Mutant::Overtaking)
+            || !self.slots.iter().any(|other| {
+                other.sender == slot.sender
+                    && other.port == slot.port
+                    && !other.state.is_final()
+                    && self.age(other) < self.age(slot)
+            })
+    }
+
+    fn ready_at(&self, slot: &Slot) -> Instant {
+        let settled = self.up.filter(|_| slot.writes > 0).map(|(_, since)| since + SETTLE);
+        let paced = self.pacing.earliest(slot.port).max(settled);
+        paced.map_or(slot.not_before, |at| at.max(slot.not_before))
+    }
+
+    /// Orders packets from old to new, also when the counter has wrapped.
+    fn age(&self, slot: &Slot) -> u32 {
+        slot.order.wrapping_sub(self.next_order)
+    }
+
+    fn knows(&self, id: u32) -> bool {
+        self.slots.iter().any(|slot| slot.id == id || slot.wire_id == id)
+    }
+
+    fn fresh_id(&self, rng: &mut Rng) -> u32 {
+        loop {
+            match rng.next_u32() {
+                0 => {}
+                id if self.knows(id) => {}
+                id => return id,
+            }
+        }
+    }
+}
