@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use log::{debug, info};
-use meshbeat_core::link::{Event, Item, Link, State};
+use meshbeat_core::link::{Event, Item, State};
 use meshbeat_core::{ConfigError, Instant, LinkConfig};
 use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
@@ -18,7 +18,7 @@ use signal_hook_mio::v1_0::Signals;
 
 use crate::clock::Clock;
 use crate::socket::TcpOptions;
-use crate::upstream::Upstream;
+use crate::upstream::{HostLink, Upstream};
 
 const NODE: Token = Token(0);
 const SIGNALS: Token = Token(1);
@@ -27,7 +27,7 @@ const WAKER: Token = Token(2);
 /// What runs on the loop: told of all that happens, it says when it is done.
 pub trait Program {
     /// Something happened to the link.
-    fn handle_event(&mut self, now: Instant, event: Event, link: &Link) {
+    fn handle_event(&mut self, now: Instant, event: Event, link: &HostLink) {
         let _ = (now, event, link);
     }
 
@@ -37,7 +37,7 @@ pub trait Program {
     }
 
     /// SIGUSR1 arrived, or the loop is about to end.
-    fn handle_report(&mut self, link: &Link, reason: Report) {
+    fn handle_report(&mut self, link: &HostLink, reason: Report) {
         let _ = (link, reason);
     }
 
@@ -49,6 +49,11 @@ pub trait Program {
     /// When to call [`Program::handle_timeout`] next; `None` is never.
     fn poll_timeout(&self) -> Option<Instant> {
         None
+    }
+
+    /// All that happened was told; the place to send packets with [`HostLink::send`].
+    fn handle_turn(&mut self, now: Instant, link: &mut HostLink) {
+        let _ = (now, link);
     }
 
     /// Whether the link is to be closed.
@@ -196,6 +201,7 @@ impl EventLoop {
             while let Some(event) = self.upstream.poll_event(now) {
                 program.handle_event(now, event, self.upstream.link());
             }
+            program.handle_turn(now, self.upstream.link_mut());
             if program.is_done() {
                 self.upstream.close(now);
             }

@@ -11,6 +11,8 @@ pub(crate) enum Exit {
     Usage = 2,
     /// The node was not reachable within the time allowed (one-shot commands only).
     Unreachable = 3,
+    /// Sent, but not acknowledged (`send --ack` only).
+    NotAcknowledged = 4,
 }
 
 impl From<Exit> for ExitCode {

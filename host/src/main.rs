@@ -4,8 +4,9 @@
 
 mod exit;
 mod log;
-mod cli;
+mod args;
 mod commands;
+mod cli;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     log::start(log::level(cli.verbose + u8::from(cli::debug_mode()), cli.quiet));
-    let result = commands::run(cli.command);
+    let result = cli.command.run();
     ::log::logger().flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -110,6 +110,10 @@ impl Reporter {
                 "the node never answers heartbeats (old firmware); its silence is not held against it",
             ),
             Event::Rebooted => self.say(Level::Info, "the node has restarted"),
+            Event::Packet(packet) => self.say(
+                Level::Debug,
+                format!("packet {:08x} of sender {}: {:?}", packet.id, packet.sender, packet.state),
+            ),
             Event::SaidGoodbye => self.say(Level::Debug, "disconnect said"),
             Event::Closed => self.say(Level::Debug, "closed"),
             other => self.say(Level::Debug, format!("{other:?}")),
@@ -274,7 +278,7 @@ mod tests {
     /// A link whose node does as told: connects succeed or not, and sessions, which come up at
     /// once, last so long.
     struct Bench {
-        link: Link,
+        link: Link<0>,
         reporter: Reporter,
         now: Instant,
         lines: Vec<(Level, String)>,

@@ -16,10 +16,16 @@ use mio::{Registry, Token, Waker};
 use crate::resolve::{Resolved, Resolver};
 use crate::socket::{Socket, TcpOptions, fault_of};
 
+/// Packets that wait for the node at most.
+pub const OUTBOX: usize = 128;
+
+/// The link as the host has it.
+pub type HostLink = Link<OUTBOX>;
+
 /// The connection to one node.
 #[derive(Debug)]
 pub struct Upstream {
-    link: Link,
+    link: Box<HostLink>,
     options: TcpOptions,
     registry: Registry,
     token: Token,
@@ -63,7 +69,7 @@ impl Upstream {
         waker: Arc<Waker>,
     ) -> Result<Self, ConfigError> {
         Ok(Self {
-            link: Link::new(config, seed)?,
+            link: Box::new(Link::new(config, seed)?),
             options,
             registry,
             token,
@@ -196,8 +202,13 @@ impl Upstream {
     }
 
     /// The link, for a look at it.
-    pub fn link(&self) -> &Link {
+    pub fn link(&self) -> &HostLink {
         &self.link
+    }
+
+    /// The link, for a program to send with.
+    pub fn link_mut(&mut self) -> &mut HostLink {
+        &mut self.link
     }
 
     /// The address that was tried last, or is connected to.
@@ -287,7 +298,7 @@ impl Upstream {
 }
 
 /// Offers bytes to the link until all are taken, and what they complete to `on`.
-fn deliver(link: &mut Link, now: Instant, bytes: &[u8], on: &mut dyn FnMut(Item<'_>)) {
+fn deliver(link: &mut HostLink, now: Instant, bytes: &[u8], on: &mut dyn FnMut(Item<'_>)) {
     let mut rest = bytes;
     loop {
         let received = link.handle_bytes(now, rest);

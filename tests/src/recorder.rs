@@ -13,9 +13,10 @@ use std::time::Instant as Clock;
 use meshbeat::event_loop::{EventLoop, Program};
 use meshbeat::sim::{Handle, Log, Server, SimConfig, hash};
 use meshbeat::socket::TcpOptions;
+use meshbeat::upstream::HostLink;
 use meshbeat_core::link::Item;
 use meshbeat_core::peek::FromRadio;
-use meshbeat_core::{Event, Instant, Link, LinkConfig};
+use meshbeat_core::{Event, Instant, LinkConfig};
 
 /// How long anything may take on a machine that has much else to do.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,7 +55,7 @@ struct Teller {
 }
 
 impl Program for Teller {
-    fn handle_event(&mut self, _now: Instant, event: Event, _link: &Link) {
+    fn handle_event(&mut self, _now: Instant, event: Event, _link: &HostLink) {
         self.tell(Told::Event(event));
     }
 

@@ -85,7 +85,7 @@ fn a_link_writes_what_prost_encodes() {
     let mut wanted = BTreeSet::new();
     for seed in 0..100 {
         let now = Instant::ORIGIN;
-        let mut link = Link::new(LinkConfig::default(), seed).expect("the defaults");
+        let mut link = Link::<0>::new(LinkConfig::default(), seed).expect("the defaults");
         let mut wire = Wire(Vec::new());
         link.open(now);
         link.handle_opened(now);

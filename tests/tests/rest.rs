@@ -8,8 +8,8 @@ use std::thread;
 use meshbeat::event_loop::{EventLoop, Program};
 use meshbeat::sim::{Server, SimConfig};
 use meshbeat::socket::TcpOptions;
-use meshbeat_core::link::{Event, Link};
-use meshbeat_core::{Instant, LinkConfig};
+use meshbeat::upstream::HostLink;
+use meshbeat_core::{Event, Instant, LinkConfig};
 
 /// Ends a given time after the link came up, or after the start.
 struct Rest {
@@ -19,7 +19,7 @@ struct Rest {
 }
 
 impl Program for Rest {
-    fn handle_event(&mut self, now: Instant, event: Event, _link: &Link) {
+    fn handle_event(&mut self, now: Instant, event: Event, _link: &HostLink) {
         if let Event::Configured { .. } = event {
             self.until = Some(now + self.span);
         }

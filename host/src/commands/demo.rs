@@ -14,7 +14,8 @@ use meshbeat::event_loop::{EventLoop, Program};
 use meshbeat::report::span;
 use meshbeat::sim::{self, ConnId, Fault, Handle, Record, Server, SimConfig};
 use meshbeat::socket::TcpOptions;
-use meshbeat_core::link::{Event, Item, Link};
+use meshbeat::upstream::HostLink;
+use meshbeat_core::link::{Event, Item};
 use meshbeat_core::{Instant, LinkConfig};
 
 use crate::commands::seed;
@@ -238,7 +239,7 @@ impl Demo {
 }
 
 impl Program for Demo {
-    fn handle_event(&mut self, now: Instant, event: Event, link: &Link) {
+    fn handle_event(&mut self, now: Instant, event: Event, link: &HostLink) {
         match (event, self.step) {
             (Event::OpenDue, Step::Starting(None)) => {
                 self.step = Step::Starting(Some(now + PATIENCE));

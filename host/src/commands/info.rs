@@ -3,22 +3,16 @@
 use core::time::Duration;
 use std::io::{self, Write as _};
 
-use meshbeat::event_loop::{EventLoop, Program};
-use meshbeat::report::span;
-use meshbeat_core::fault::{Class, Fault, Verdict};
-use meshbeat_core::link::{Event, Item, Link};
-use meshbeat_core::{Instant, LinkConfig};
 use meshbeat_proto::config::lo_ra_config::{ModemPreset, RegionCode};
-use meshbeat_proto::from_radio::PayloadVariant;
-use meshbeat_proto::{
-    Channel, DeviceMetadata, FromRadio, HardwareModel, MyNodeInfo, NodeInfo, channel, config, text,
-};
-use prost::Message as _;
+use meshbeat_proto::{HardwareModel, text};
 use serde_json::json;
 
-use crate::cli::{NodeArgs, TcpArgs};
-use crate::commands::{host_and_port, seed, unless_broken_pipe};
-use crate::exit::{Exit, Failure};
+use crate::args::{NodeArgs, TcpArgs};
+use crate::commands::names::{channel_name, enum_name, node_id, printable};
+use crate::commands::reach::ask;
+use crate::commands::snapshot::Snapshot;
+use crate::commands::unless_broken_pipe;
+use crate::exit::Failure;
 
 /// Says who the node is and how it is set up. Keys and passwords are not shown.
 #[derive(Debug, clap::Args)]
@@ -37,132 +31,15 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let node = host_and_port(&args.node.node)?;
     let limit = Duration::from_secs(args.timeout);
-    let mut event_loop = EventLoop::new(node, LinkConfig::default(), args.tcp.options(), seed())?;
-    let mut ask = Ask::new(event_loop.clock().now() + limit);
-    event_loop.run(&mut ask)?;
-    match ask.end {
-        Some(End::Configured) => unless_broken_pipe(print(&ask.found, args.json)),
-        Some(End::GaveUp(fault)) => {
-            Err(Failure::new(Exit::Failed, format!("{}: {fault}", args.node.node)))
-        }
-        Some(End::UnknownHost) => Err(Failure::new(
-            Exit::Unreachable,
-            format!(
-                "{}: the name has no address; write a known host or an IP address",
-                args.node.node
-            ),
-        )),
-        Some(End::TimedOut) => {
-            let why = match ask.last_fault {
-                Some(fault) => fault.to_string(),
-                None => "no answer".into(),
-            };
-            let line = format!("{} not reachable within {}: {why}", args.node.node, span(limit));
-            Err(Failure::new(Exit::Unreachable, line))
-        }
-        None => Err(Failure::new(Exit::Failed, "interrupted")),
-    }
+    let found = ask(&args.node.node, &args.tcp, limit, Duration::ZERO)?;
+    unless_broken_pipe(print(&found, args.json))
 }
 
-/// Waits for one whole handshake.
-struct Ask {
-    deadline: Instant,
-    end: Option<End>,
-    last_fault: Option<Fault>,
-    found: Found,
-}
-
-enum End {
-    Configured,
-    TimedOut,
-    UnknownHost,
-    GaveUp(Fault),
-}
-
-/// What a handshake told.
-#[derive(Default)]
-struct Found {
-    my_info: MyNodeInfo,
-    metadata: Option<DeviceMetadata>,
-    nodes: Vec<NodeInfo>,
-    channels: Vec<Channel>,
-    lora: Option<config::LoRaConfig>,
-}
-
-impl Ask {
-    fn new(deadline: Instant) -> Self {
-        Self { deadline, end: None, last_fault: None, found: Found::default() }
-    }
-}
-
-impl Program for Ask {
-    fn handle_event(&mut self, _now: Instant, event: Event, _link: &Link) {
-        match event {
-            // A handshake that broke off starts over.
-            Event::Opened => self.found = Found::default(),
-            Event::Configured { .. } => self.end = Some(End::Configured),
-            Event::Lost { fault, .. } if self.end.is_none() => {
-                self.last_fault = Some(fault);
-                if fault.class() == Class::NameNotResolved {
-                    self.end = Some(End::UnknownHost);
-                } else if fault.verdict() == Verdict::GiveUp {
-                    self.end = Some(End::GaveUp(fault));
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn handle_item(&mut self, _now: Instant, item: Item<'_>) {
-        if let Item::Frame { payload, .. } = item
-            && let Ok(message) = FromRadio::decode(payload)
-            && let Some(variant) = message.payload_variant
-        {
-            self.found.take(variant);
-        }
-    }
-
-    fn handle_timeout(&mut self, now: Instant) {
-        if now >= self.deadline && self.end.is_none() {
-            self.end = Some(End::TimedOut);
-        }
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        self.end.is_none().then_some(self.deadline)
-    }
-
-    fn is_done(&self) -> bool {
-        self.end.is_some()
-    }
-}
-
-impl Found {
-    fn take(&mut self, variant: PayloadVariant) {
-        match variant {
-            PayloadVariant::MyInfo(info) => self.my_info = info,
-            PayloadVariant::Metadata(metadata) => self.metadata = Some(metadata),
-            PayloadVariant::NodeInfo(node) => self.nodes.push(node),
-            PayloadVariant::Channel(channel) if channel.role() != channel::Role::Disabled => {
-                self.channels.push(channel);
-            }
-            PayloadVariant::Config(config) => {
-                if let Some(config::PayloadVariant::Lora(lora)) = config.payload_variant {
-                    self.lora = Some(lora);
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
-fn print(found: &Found, as_json: bool) -> io::Result<()> {
+fn print(found: &Snapshot, as_json: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    let number = found.my_info.my_node_num;
-    let own = found.nodes.iter().find(|node| node.num == number);
-    let user = own.and_then(|node| node.user.as_ref());
+    let number = found.own();
+    let user = found.nodes.get(&number).and_then(|node| node.user.as_ref());
     let long_name = user.map(|user| text(&user.long_name));
     let short_name = user.map(|user| text(&user.short_name));
     let metadata = found.metadata.as_ref();
@@ -174,18 +51,18 @@ fn print(found: &Found, as_json: bool) -> io::Result<()> {
         true => enum_name(lora.modem_preset, ModemPreset::as_str_name),
         false => "custom".into(),
     });
-    let others = found.nodes.iter().filter(|node| node.num != number).count();
+    let others = found.nodes.keys().filter(|node| **node != number).count();
     if as_json {
         let channels: Vec<_> = found
             .channels
-            .iter()
+            .values()
             .map(|channel| {
                 let role = channel.role().as_str_name();
                 json!({ "index": channel.index, "name": channel_name(channel), "role": role })
             })
             .collect();
         let object = json!({
-            "node": format!("!{number:08x}"), "num": number, "long_name": long_name,
+            "node": node_id(number), "num": number, "long_name": long_name,
             "short_name": short_name, "firmware": firmware, "hardware": hardware, "region": region,
             "modem_preset": preset, "channels": channels, "other_nodes": others,
             "reboots": found.my_info.reboot_count,
@@ -203,25 +80,9 @@ fn print(found: &Found, as_json: bool) -> io::Result<()> {
     writeln!(out, "hardware  {}", or_unknown(hardware))?;
     writeln!(out, "firmware  {}", printable(&or_unknown(firmware.map(Into::into))))?;
     writeln!(out, "region    {}, modem preset {}", or_unknown(region), or_unknown(preset))?;
-    for channel in &found.channels {
+    for channel in found.channels.values() {
         let (name, role) = (channel_name(channel), channel.role().as_str_name().to_lowercase());
         writeln!(out, "channel   {} {} ({role})", channel.index, printable(&name))?;
     }
     writeln!(out, "knows     {others} other nodes")
-}
-
-/// The channel's name; the primary one may go by the preset's.
-fn channel_name(channel: &Channel) -> String {
-    let name = channel.settings.as_ref().map(|settings| text(&settings.name).into_owned());
-    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".into())
-}
-
-/// The official name of an enum value, or its number when it is newer than we are.
-fn enum_name<E: TryFrom<i32>>(value: i32, name: impl Fn(&E) -> &'static str) -> String {
-    E::try_from(value).map_or_else(|_| value.to_string(), |known| name(&known).into())
-}
-
-/// What a stranger on the mesh chose as a name cannot steer a terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }

@@ -1,9 +1,18 @@
 //! The commands, one file each, and what they share.
 
+mod link_log;
+mod names;
+mod packet;
+mod reach;
+mod snapshot;
+
 pub(crate) mod decode;
 pub(crate) mod demo;
 pub(crate) mod info;
+pub(crate) mod listen;
+pub(crate) mod nodes;
 pub(crate) mod run;
+pub(crate) mod send;
 pub(crate) mod sim;
 
 use core::net::{Ipv4Addr, SocketAddr};
@@ -14,18 +23,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use meshbeat::node::NodeAddr;
 use meshbeat::sim::{Server, SimConfig};
 
-use crate::cli::Command;
 use crate::exit::{Exit, Failure};
-
-pub(crate) fn run(command: Command) -> Result<(), Failure> {
-    match command {
-        Command::Run(args) => run::run(&args),
-        Command::Demo(args) => demo::run(&args),
-        Command::Info(args) => info::run(&args),
-        Command::Sim(args) => sim::run(args),
-        Command::Decode(args) => decode::run(&args),
-    }
-}
 
 /// Host and port of a node; `sim` starts one in this process.
 fn host_and_port(node: &NodeAddr) -> Result<(String, u16), Failure> {
@@ -33,12 +31,21 @@ fn host_and_port(node: &NodeAddr) -> Result<(String, u16), Failure> {
         NodeAddr::Tcp { host, port } => Ok((host.clone(), *port)),
         NodeAddr::Sim => {
             let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            let mut server = Server::bind(any_port, SimConfig::default(), seed())?;
+            let mut config = SimConfig::default();
+            config.identity.epoch = unix_time();
+            config.traffic.per_minute = 30;
+            let mut server = Server::bind(any_port, config, seed())?;
             let address = server.local_addr();
             thread::Builder::new().name("sim".into()).spawn(move || server.run())?;
             Ok((address.ip().to_string(), address.port()))
         }
     }
+}
+
+/// Seconds since 1970, by the clock of this machine.
+fn unix_time() -> u32 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since_epoch.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// A seed for jitter and nonces: the time and the process, so that no two links go in step.

@@ -2,16 +2,15 @@
 
 use std::io::{self, Write as _};
 
-use log::debug;
 use meshbeat::event_loop::{EventLoop, Program, Report};
-use meshbeat::lines::Lines;
 use meshbeat::node::NodeAddr;
-use meshbeat::report::Reporter;
-use meshbeat_core::link::{Event, Item, Link};
+use meshbeat::upstream::HostLink;
+use meshbeat_core::link::{Event, Item};
 use meshbeat_core::{Instant, LinkConfig};
 use serde_json::json;
 
-use crate::cli::TcpArgs;
+use crate::args::TcpArgs;
+use crate::commands::link_log::LinkLog;
 use crate::commands::{host_and_port, seed};
 use crate::exit::Failure;
 
@@ -28,40 +27,25 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let node = host_and_port(&args.node)?;
     let mut event_loop = EventLoop::new(node, LinkConfig::default(), args.tcp.options(), seed())?;
-    let mut hold = Hold { reporter: Reporter::new(args.node.to_string()), lines: Lines::default() };
+    let mut hold = Hold { log: LinkLog::lasting(args.node.to_string()) };
     event_loop.run(&mut hold)?;
     Ok(())
 }
 
 struct Hold {
-    reporter: Reporter,
-    /// Log text that the node writes among its frames.
-    lines: Lines,
-}
-
-impl Hold {
-    fn print_lines(&mut self) {
-        while let Some((level, line)) = self.reporter.poll_line() {
-            log::log!(target: "link", level, "{}: {line}", self.reporter.node());
-        }
-    }
+    log: LinkLog,
 }
 
 impl Program for Hold {
-    fn handle_event(&mut self, now: Instant, event: Event, _link: &Link) {
-        self.reporter.handle_event(now, event);
-        self.print_lines();
+    fn handle_event(&mut self, now: Instant, event: Event, _link: &HostLink) {
+        self.log.handle_event(now, event);
     }
 
     fn handle_item(&mut self, _now: Instant, item: Item<'_>) {
-        let log_line = &mut |line: &str| debug!(target: "node", "{line}");
-        match item {
-            Item::Noise(bytes) => self.lines.push(bytes, log_line),
-            Item::Frame { .. } => self.lines.end(log_line),
-        }
+        self.log.handle_item(&item);
     }
 
-    fn handle_report(&mut self, link: &Link, reason: Report) {
+    fn handle_report(&mut self, link: &HostLink, reason: Report) {
         if reason == Report::Asked || log::log_enabled!(log::Level::Debug) {
             // Nobody may be reading; the link goes on.
             let _ = writeln!(io::stdout(), "{}", counters(link));
@@ -69,17 +53,16 @@ impl Program for Hold {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        self.reporter.handle_timeout(now);
-        self.print_lines();
+        self.log.handle_timeout(now);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.reporter.poll_timeout()
+        self.log.poll_timeout()
     }
 }
 
 /// The state and the counters of a link, as one JSON object.
-fn counters(link: &Link) -> serde_json::Value {
+fn counters(link: &HostLink) -> serde_json::Value {
     let stats = link.stats();
     json!({
         "state": link.state().name(),

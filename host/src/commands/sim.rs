@@ -9,7 +9,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use meshbeat::sim::{Fault, Schedule, Server, SimConfig, UnknownFault};
 
-use crate::cli::listen_addr;
+use crate::args::listen_addr;
 use crate::exit::{Exit, Failure};
 
 /// A simulated Meshtastic node that official clients accept, with faults on request.
@@ -57,9 +57,9 @@ pub(crate) struct Args {
 ///
 /// # Errors
 /// A line that names the wrong value and what would be right.
-pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    let plan = Plan::new(&args).map_err(|line| Failure::new(Exit::Usage, line))?;
-    let mut server = Server::bind(args.listen, config(&args), args.seed)
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let plan = Plan::new(args).map_err(|line| Failure::new(Exit::Usage, line))?;
+    let mut server = Server::bind(args.listen, config(args), args.seed)
         .map_err(|error| failed(bind_error(args.listen, &error)))?;
     server.set_news_level(log::Level::Info);
     server
@@ -200,7 +200,7 @@ mod tests {
     fn a_port_in_use_is_one_clear_line() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
         let addr = taken.local_addr().expect("bound");
-        let error = run(args(&format!("--listen {addr}"))).expect_err("in use").line;
+        let error = run(&args(&format!("--listen {addr}"))).expect_err("in use").line;
         assert_eq!(error.lines().count(), 1);
         assert!(error.contains(&addr.to_string()) && error.contains("in use"), "{error}");
     }
