@@ -14,9 +14,13 @@ use meshbeat_core::fault::{Class, Fault};
 use meshbeat_core::frame::{FrameLen, HEADER_LEN, MAGIC};
 use meshbeat_core::heartbeat::Answers;
 use meshbeat_core::link::State;
+use meshbeat_core::peek::FromRadio;
 use meshbeat_core::{Event, Instant, Link, LinkConfig};
 use meshbeat_proto::{ToRadio, to_radio};
 use prost::Message;
+
+use super::ROOM;
+use super::mail::Mail;
 
 /// What was found wrong, in words.
 pub type Violation = String;
@@ -38,6 +42,7 @@ pub(super) struct Audit {
     want_configs: VecDeque<Instant>,
     nonces: BTreeSet<u32>,
     node: Option<u32>,
+    pub(super) mail: Mail,
     pub(super) totals: Totals,
 }
 
@@ -77,6 +82,8 @@ struct Stream {
     alien: u64,
     /// What the link wrote of a frame that is not whole yet.
     half: Vec<u8>,
+    /// When the first byte of it was written.
+    begun: Instant,
     asked: Option<u32>,
     completed: BTreeSet<u32>,
     /// Bytes that left the node, once it closed.
@@ -111,6 +118,7 @@ impl Audit {
             want_configs: VecDeque::new(),
             nonces: BTreeSet::new(),
             node: None,
+            mail: Mail::new(config.outbox),
             totals: Totals::default(),
         }
     }
@@ -127,16 +135,13 @@ impl Audit {
                 stream.expected.push_back((end, hash));
             }
             Record::Torn(conn) => self.streams.entry(conn).or_default().torn = true,
-            Record::Configured { conn, nonce } => {
-                self.streams.entry(conn).or_default().completed.insert(nonce);
-            }
             Record::Closed { conn, sent, .. } => {
                 self.streams.entry(conn).or_default().sent = Some(sent);
             }
             Record::Heartbeat { nonce: 1, .. } => return Err("the node read nonce 1".into()),
             _ => {}
         }
-        Ok(())
+        self.mail.handle_entry(entry)
     }
 
     /// The link's side connects.
@@ -149,6 +154,22 @@ impl Audit {
     pub(super) fn handle_read(&mut self, now: Instant, conn: ConnId, count: usize) {
         self.streams.entry(conn).or_default().read += count as u64;
         self.last_read = now;
+    }
+
+    /// What the link read of a frame that it handed to the user.
+    pub(super) fn handle_message(
+        &mut self,
+        conn: ConnId,
+        message: FromRadio<'_>,
+    ) -> Result<(), Violation> {
+        match message {
+            FromRadio::ConfigComplete(nonce) => {
+                self.streams.entry(conn).or_default().completed.insert(nonce);
+                Ok(())
+            }
+            FromRadio::QueueStatus(status) => self.mail.handle_status(status),
+            _ => Ok(()),
+        }
     }
 
     /// The link has handed a frame to the user.
@@ -164,13 +185,14 @@ impl Audit {
         let found = stream.expected.iter().position(|(_, expected)| *expected == hash);
         match found {
             Some(0) => {}
-            // The end of a torn frame may be the beginning of the next one, and nothing shows it.
-            Some(eaten) if stream.eaten + (eaten as u64) <= stream.tears => {
+            // The end of a torn frame may be the beginning of the next ones, and nothing shows it.
+            Some(eaten) if stream.eaten + (eaten as u64) <= 3 * stream.tears => {
                 stream.eaten += eaten as u64;
                 self.totals.taken_along += eaten as u64;
+                self.mail.handle_eaten();
             }
             Some(eaten) => return Err(format!("{eaten} frames of {conn} were lost")),
-            None if stream.alien < stream.tears => {
+            None if stream.alien < stream.tears + u64::from(stream.torn) => {
                 stream.alien += 1;
                 return Ok(());
             }
@@ -193,6 +215,10 @@ impl Audit {
         bytes: &[u8],
     ) -> Result<(), Violation> {
         let stream = self.streams.entry(conn).or_default();
+        if stream.half.is_empty() {
+            stream.begun = now;
+        }
+        let begun = stream.begun;
         stream.half.extend_from_slice(bytes);
         let mut said = Vec::new();
         while let Some(header) = stream.half.first_chunk::<HEADER_LEN>() {
@@ -207,12 +233,13 @@ impl Audit {
             }
             stream.half.drain(..len.frame());
         }
-        said.into_iter().try_for_each(|message| self.handle_said(now, conn, message))
+        said.into_iter().try_for_each(|message| self.handle_said(now, begun, conn, message))
     }
 
     fn handle_said(
         &mut self,
         now: Instant,
+        begun: Instant,
         conn: ConnId,
         message: to_radio::PayloadVariant,
     ) -> Result<(), Violation> {
@@ -224,6 +251,7 @@ impl Audit {
                 if heartbeat.nonce == 1 {
                     return Err("a heartbeat with nonce 1".into());
                 }
+                self.mail.handle_asked(now)?;
             }
             Variant::WantConfigId(nonce) => {
                 self.totals.want_configs += 1;
@@ -240,6 +268,7 @@ impl Audit {
                 self.streams.entry(conn).or_default().asked = Some(nonce);
             }
             Variant::Disconnect(_) => {}
+            Variant::Packet(packet) => self.mail.handle_written(now, begun, self.node, &packet)?,
             other => return Err(format!("nobody told the link to send {other:?}")),
         }
         Ok(())
@@ -248,9 +277,14 @@ impl Audit {
     /// The session on a connection has ended for the link; what it had read is all it gets.
     pub(super) fn handle_end(&mut self, conn: ConnId, fault: Fault) -> Result<(), Violation> {
         let Some(stream) = self.streams.remove(&conn) else { return Ok(()) };
+        self.mail.handle_ended(stream.begun, self.node, &stream.half);
         let missing = stream.expected.iter().filter(|(end, _)| *end <= stream.read).count() as u64;
         // When the link itself gives up it does not search what a torn frame left behind.
-        let excused = if by_peer(fault) { stream.tears - stream.eaten } else { 40 * stream.tears };
+        let excused = if by_peer(fault) {
+            (3 * stream.tears).saturating_sub(stream.eaten)
+        } else {
+            40 * stream.tears
+        };
         if missing > excused {
             return Err(format!("{missing} frames of {conn} arrived and were not delivered"));
         }
@@ -271,6 +305,9 @@ impl Audit {
         event: Event,
         conn: Option<ConnId>,
     ) -> Result<(), Violation> {
+        if let Event::Packet(packet) = event {
+            return self.mail.handle_event(now, packet);
+        }
         let next = match (self.phase, event) {
             (Phase::Waiting(due), Event::OpenDue) if now == due => Phase::Opening(now),
             (Phase::Waiting(due), Event::OpenDue) => {
@@ -284,6 +321,7 @@ impl Audit {
                 self.totals.sessions += 1;
                 (self.suspected, self.last_read) = (false, now);
                 self.check_completed(conn, node)?;
+                self.mail.handle_configured();
                 Phase::Up
             }
             (
@@ -338,7 +376,7 @@ impl Audit {
         let asked = stream.and_then(|stream| Some((stream, stream.asked?)));
         match asked {
             Some((stream, nonce)) if stream.completed.contains(&nonce) => {}
-            _ => return Err("configured, and the node does not know".into()),
+            _ => return Err("configured before the handshake was complete".into()),
         }
         match self.node.replace(node) {
             Some(before) if before != node => Err(format!("!{before:08x} became !{node:08x}")),
@@ -375,7 +413,8 @@ impl Audit {
     }
 
     /// Nothing happens for now: whether the link would be let hang.
-    pub(super) fn check_rest(&self, now: Instant, link: &Link) -> Result<(), Violation> {
+    pub(super) fn check_rest(&self, now: Instant, link: &Link<ROOM>) -> Result<(), Violation> {
+        self.mail.check_count(link.queued())?;
         let LinkConfig { heartbeat, handshake, connect_limit, .. } = self.config;
         let strikes = u32::from(heartbeat.strikes);
         let (what, since, limit) = match link.state() {

@@ -8,6 +8,8 @@
 
 mod audit;
 mod driver;
+mod mail;
+mod senders;
 mod wire;
 
 use core::fmt;
@@ -21,6 +23,8 @@ use meshbeat_core::{Event, Instant, Link, LinkConfig};
 
 pub use audit::{Totals, Violation};
 pub use driver::Flaw;
+pub use mail::MailTotals;
+pub use senders::Senders;
 pub use wire::WireConfig;
 
 use audit::Audit;
@@ -36,7 +40,7 @@ pub struct World {
     now: Instant,
     rng: Rng,
     wire: WireConfig,
-    link: Link,
+    link: Link<ROOM>,
     node: SimNode,
     conns: BTreeMap<ConnId, Conn>,
     next_conn: u64,
@@ -53,6 +57,7 @@ pub struct World {
     /// What a driver with a flaw kept of a connection that is gone.
     leftover: Vec<u8>,
     audit: Audit,
+    senders: Option<Senders>,
     /// Entries of the node's log that were looked at.
     read_log: u64,
     seen: Vec<Seen>,
@@ -105,6 +110,8 @@ struct Conn {
     node_told: bool,
 }
 
+/// Packets that the link has room for.
+pub const ROOM: usize = 32;
 /// Steps at one moment that are too many; a handshake in single bytes takes some hundred.
 const LIVELOCK: u32 = 2_000;
 /// `TCP_USER_TIMEOUT` of the link's side.
@@ -137,6 +144,7 @@ impl World {
             flaw: None,
             leftover: Vec::new(),
             audit: Audit::new(link),
+            senders: None,
             read_log: 0,
             seen: Vec::new(),
             frames: Vec::new(),
@@ -206,12 +214,22 @@ impl World {
         self.flaw = Some(flaw);
     }
 
+    /// Gives the link senders; `None` lets them fall silent.
+    pub fn employ(&mut self, senders: Option<Senders>) {
+        self.senders = senders;
+    }
+
     /// Says goodbye and closes the link.
     #[track_caller]
     pub fn close(&mut self) {
-        self.link.close(self.now);
-        let settled = self.settle_link();
+        let settled = self.try_close();
         self.expect(settled);
+    }
+
+    /// [`World::close`], or says what was wrong.
+    pub fn try_close(&mut self) -> Result<(), Violation> {
+        self.link.close(self.now);
+        self.settle_link()
     }
 
     /// Lets time pass.
@@ -275,7 +293,7 @@ impl World {
     }
 
     /// The link.
-    pub fn link(&self) -> &Link {
+    pub fn link(&self) -> &Link<ROOM> {
         &self.link
     }
 
@@ -324,6 +342,16 @@ impl World {
         self.audit.totals
     }
 
+    /// Counts of what became of packets.
+    pub fn mail(&self) -> MailTotals {
+        self.audit.mail.totals
+    }
+
+    /// Says what is wrong with packets that wait, if something is.
+    pub fn check_mail(&self) -> Result<(), Violation> {
+        self.audit.mail.check_waiting(self.now)
+    }
+
     /// Steps so far.
     pub fn steps(&self) -> u64 {
         self.steps
@@ -361,6 +389,7 @@ impl World {
             self.attempt.as_ref().map(Attempt::poll_timeout),
             self.unplugged_until,
             self.no_route_until,
+            self.senders.as_ref().map(Senders::poll_timeout),
             next_byte,
             timed_out,
             // The first attempt.
@@ -386,6 +415,7 @@ impl World {
         self.settle_node()?;
         self.land();
         self.feed_node()?;
+        self.submit()?;
         self.drive()?;
         self.feed_node()?;
         let current = self.current.and_then(|conn| self.conns.get(&conn));
@@ -393,6 +423,20 @@ impl World {
             return Err("bytes that have arrived are left unread".into());
         }
         self.audit.check_rest(self.now, &self.link)
+    }
+
+    /// Hands the link what its senders want to send now.
+    fn submit(&mut self) -> Result<(), Violation> {
+        let Some(senders) = &mut self.senders else { return Ok(()) };
+        let others: Vec<u32> = match senders.is_due(self.now) {
+            true => self.node.neighbours().take(8).collect(),
+            false => return Ok(()),
+        };
+        for letter in senders.poll(self.now, self.link.node(), &others) {
+            let sent = self.link.send(self.now, letter.sender, &letter.payload(), letter.ttl);
+            self.audit.mail.handle_accepted(self.now, &letter, sent)?;
+        }
+        self.settle_link()
     }
 
     fn is_path_down(&self) -> bool {
@@ -519,6 +563,7 @@ impl fmt::Debug for World {
         writeln!(f, "world of seed {seed} at {} ms, step {steps}", now.as_millis())?;
         writeln!(f, "link {:?}, {:?}", link.state(), link.answers())?;
         writeln!(f, "{:?}", self.totals())?;
+        writeln!(f, "{:?}", self.mail())?;
         for seen in self.seen.iter().rev().take(12).rev() {
             writeln!(f, "{:>12} {:?}", seen.at.as_millis(), seen.event)?;
         }
