@@ -218,7 +218,7 @@ impl Bench {
             let received = self.link.handle_bytes(self.now, &bytes[at..]);
             at += received.taken;
             match received.item {
-                Some(Item::Frame { payload, message }) => {
+                Some(Item::Frame { payload, message, .. }) => {
                     assert_eq!(peek::FromRadio::peek(payload), Some(message));
                     note(&mut found, Found::Frame(payload.to_vec()));
                 }

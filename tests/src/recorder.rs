@@ -61,7 +61,7 @@ impl Program for Teller {
 
     fn handle_item(&mut self, _now: Instant, item: Item<'_>) {
         self.tell(match item {
-            Item::Frame { payload, message } => {
+            Item::Frame { payload, message, .. } => {
                 let completes = match message {
                     FromRadio::ConfigComplete(nonce) => Some(nonce),
                     _ => None,

@@ -11,6 +11,7 @@
 //! 5. ask [`Link::poll_timeout`];
 //! 6. go to 1.
 
+mod outgoing;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -21,47 +22,29 @@ use embedded_io::Write;
 use heapless::Deque;
 
 use crate::backoff::Backoff;
-use crate::config::{Ask, ConfigError, HandshakeConfig, LinkConfig, SerialConfig};
+use crate::config::{ConfigError, HandshakeConfig, LinkConfig, SerialConfig};
 use crate::decoder::{Decoder, Kind};
 use crate::fault::{Class, Fault, Level};
 use crate::fmt::{debug, info, warning};
-use crate::heartbeat::{self, Answers, Expired, Heartbeat};
+use crate::heartbeat::{Answers, Expired, Heartbeat};
 use crate::mutant::{Mutant, Mutation};
 use crate::outbox::{Outbox, SendError};
-use crate::peek::{FromRadio, Packet, QueueStatus};
+use crate::peek::{self, FromRadio, Packet, QueueStatus};
 use crate::rng::Rng;
 use crate::time::{Instant, earliest};
 use crate::tx::Tx;
 
-pub use state::{Asked, Event, Item, Received, State, Stats, Transmit};
+use outgoing::{Greeting, Sending};
 
-/// What is in the transmit buffer.
+pub use state::{Asked, Event, ForwardError, Item, Received, State, Stats, Transmit};
+
+/// Whether the node is to be asked for its configuration once more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-enum Sending {
-    Wake,
-    Heartbeat,
-    WantConfig(u32),
-    Disconnect,
-    Packet,
+enum Refresh {
+    No,
+    Wanted,
+    UnderWay,
 }
-
-/// What a session says before its `want_config_id`, step by step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Greeting {
-    /// Serial: the bytes that wake the node, then a pause.
-    Wake,
-    /// A heartbeat: firmware from 2.7.6 on answers it at once, and so shows that it answers.
-    Heartbeat,
-    Done,
-}
-
-/// How long a node takes to wake up.
-const WAKE_PAUSE: Duration = Duration::from_millis(100);
-
-/// The nonce that asks for everything but the other nodes, and the one that asks for nodes only.
-const CONFIG_ONLY: u32 = 69420;
-const NODES_ONLY: u32 = 69421;
 
 /// Young sessions in a row that make a contended link.
 const CONTENDED: u32 = 3;
@@ -99,6 +82,8 @@ pub struct Link<const OUTBOX: usize = 0> {
     told: bool,
     /// What this session has said before its `want_config_id`.
     greeting: Greeting,
+    /// `No` but in a session that was up.
+    refresh: Refresh,
     /// No more bytes will complete what the decoder holds: it is to be looked at again.
     flush: bool,
     node: Option<u32>,
@@ -138,6 +123,7 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
             events: Deque::new(),
             told: false,
             greeting: Greeting::Done,
+            refresh: Refresh::No,
             flush: false,
             node: None,
             met: false,
@@ -172,6 +158,31 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
             return Err(SendError::Closing);
         }
         self.outbox.accept(now, sender, payload, ttl, &mut self.rng)
+    }
+
+    /// Hands the node a `ToRadio` payload that is no packet and none of the link's own business:
+    /// `xmodemPacket` or `mqttClientProxyMessage`. It is written once, or not at all if the
+    /// connection ends before.
+    pub fn forward(&mut self, payload: &[u8]) -> Result<(), ForwardError> {
+        if !peek::is_forwardable(payload) {
+            return Err(ForwardError::NotForwardable);
+        }
+        if !matches!(self.state, State::Up { .. }) {
+            return Err(ForwardError::NotUp);
+        }
+        self.tx.push_frame(payload).map_err(|_| ForwardError::Busy)?;
+        self.sending = Some(Sending::Forwarded);
+        Ok(())
+    }
+
+    /// Asks the node for its configuration once more, for what admin packets change is told to
+    /// nobody. That happens when no packet is in flight and the span to the handshake before is
+    /// over; [`Event::Refreshed`] tells the end. Does nothing but in a session that is up: the next
+    /// one asks anyway.
+    pub fn refresh(&mut self) {
+        if self.state.is_up() && self.refresh == Refresh::No {
+            self.refresh = Refresh::Wanted;
+        }
     }
 
     /// Ends the link for good: packets that wait are sent, for at most `drain_limit`, the others
@@ -242,6 +253,7 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
             self.heard(now);
         }
         let mut taken = 0;
+        let was_up = self.state.is_up();
         let (offered, kind, place) = loop {
             let offered = input.get(taken..).unwrap_or(&[]);
             let step = self.decoder.step(offered);
@@ -267,7 +279,10 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
         self.stats.bytes_in += taken as u64;
         let bytes = self.decoder.slice(offered, place);
         let item = match kind {
-            Kind::Frame => Item::Frame { payload: bytes, message: FromRadio::read(bytes) },
+            Kind::Frame => {
+                let configured = !was_up && self.state.is_up();
+                Item::Frame { payload: bytes, message: FromRadio::read(bytes), configured }
+            }
             Kind::Noise => {
                 self.stats.noise += bytes.len() as u64;
                 Item::Noise(bytes)
@@ -388,11 +403,18 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
             State::Waiting { until } => Some(until),
             State::Idle | State::Closed => None,
         };
-        let can_send = self.can_send() && self.tx.is_empty();
-        let asks = self.heartbeat_for_outbox().filter(|_| can_send);
-        [self.torn_deadline(), self.outbox.poll_timeout(can_send), asks, self.closing]
+        let can_write = matches!(self.state, State::Up { .. }) && self.tx.is_empty();
+        let can_send = can_write && self.can_send();
+        let asks = self.heartbeat_for_outbox().filter(|_| can_write);
+        let refresh = self.refresh_due().filter(|_| can_write);
+        [self.torn_deadline(), self.outbox.poll_timeout(can_send), asks, refresh, self.closing]
             .into_iter()
             .fold(deadline, earliest)
+    }
+
+    /// How many more packets of this sender are accepted now.
+    pub fn room(&self, sender: u16) -> usize {
+        self.outbox.room(sender)
     }
 
     /// How many packets are in the outbox.
@@ -507,10 +529,16 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
     }
 
     fn configured(&mut self, now: Instant, opened: Instant, since: Instant) {
-        self.stats.sessions = self.stats.sessions.wrapping_add(1);
+        let refreshed = self.refresh == Refresh::UnderWay;
+        self.refresh = Refresh::No;
         self.heartbeat.handle_configured(now);
         self.outbox.handle_configured(now, self.node.unwrap_or(0));
         self.enter(State::Up { opened });
+        if refreshed {
+            self.push(Event::Refreshed { took: now.since(since) });
+            return;
+        }
+        self.stats.sessions = self.stats.sessions.wrapping_add(1);
         self.push(Event::Configured {
             node: self.node.unwrap_or(0),
             took: now.since(since),
@@ -558,7 +586,7 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
     /// The one way from an attempt or a session to the wait for the next.
     fn lost(&mut self, now: Instant, fault: Fault) {
         let session = self.state.opened().map(|opened| now.since(opened));
-        let was_up = matches!(self.state, State::Up { .. } | State::Suspect { .. });
+        let was_up = self.state.is_up() || self.refresh == Refresh::UnderWay;
         if was_up {
             self.last_heard = Some(self.heartbeat.last_received());
         }
@@ -588,106 +616,6 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
         }
     }
 
-    /// Puts the next frame into the empty transmit buffer.
-    fn next_frame(&mut self, now: Instant) -> Option<Sending> {
-        let next = match self.state {
-            State::Closing { said: false, .. } => Sending::Disconnect,
-            State::Configuring { .. } if self.greeting == Greeting::Wake => Sending::Wake,
-            State::Configuring { asked: Asked::Due(_), .. } => match self.greeting {
-                Greeting::Heartbeat => Sending::Heartbeat,
-                Greeting::Wake | Greeting::Done => Sending::WantConfig(self.fresh_nonce()),
-            },
-            State::Up { .. } | State::Suspect { .. } if self.heartbeat.is_due() => {
-                Sending::Heartbeat
-            }
-            State::Up { .. } if self.heartbeat_for_outbox().is_some_and(|at| now >= at) => {
-                Sending::Heartbeat
-            }
-            State::Up { .. } => Sending::Packet,
-            _ => return None,
-        };
-        let pushed = match next {
-            Sending::Wake => self.tx.push_wake(),
-            Sending::Heartbeat => {
-                let (payload, len) = self.heartbeat.nonce().payload();
-                self.tx.push_frame(payload.get(..len).unwrap_or(&heartbeat::PLAIN))
-            }
-            Sending::WantConfig(nonce) => {
-                let (payload, len) = want_config(nonce);
-                self.tx.push_frame(payload.get(..len).unwrap_or(&payload))
-            }
-            Sending::Disconnect => self.tx.push_frame(&DISCONNECT),
-            Sending::Packet => self.tx.push_frame(self.outbox.poll_packet(now)?),
-        };
-        debug!("at {=u64} ms sending {}", now.as_millis(), next);
-        pushed.ok().map(|()| next)
-    }
-
-    /// The last byte of a frame was taken: only now does it count.
-    fn sent(&mut self, now: Instant, sent: Sending) {
-        self.heartbeat.handle_sent(now);
-        if sent != Sending::Wake {
-            self.stats.frames_out = self.stats.frames_out.wrapping_add(1);
-        }
-        match (sent, self.state) {
-            (Sending::Wake, State::Configuring { opened, asked }) => {
-                self.greeting = Greeting::Heartbeat;
-                let at = match asked {
-                    Asked::NotBefore(at) => at.max(now + WAKE_PAUSE),
-                    _ => now + WAKE_PAUSE,
-                };
-                self.state = State::Configuring { opened, asked: Asked::NotBefore(at) };
-            }
-            (Sending::WantConfig(nonce), State::Configuring { opened, .. }) => {
-                (self.last_handshake, self.met) = (Some(now), false);
-                self.backoff.handle_handshake(now);
-                let asked = Asked::With { nonce, since: now, last_frame: now };
-                self.state = State::Configuring { opened, asked };
-            }
-            (Sending::Heartbeat, _) => {
-                self.greeting = Greeting::Done;
-                self.stats.heartbeats = self.stats.heartbeats.wrapping_add(1);
-                self.heartbeat.handle_asked(now);
-                self.outbox.handle_asked(now);
-            }
-            (Sending::Packet, _) => self.outbox.handle_sent(now),
-            (Sending::Disconnect, State::Closing { deadline, .. }) => {
-                self.enter(State::Closing { deadline, said: true });
-                self.push(Event::SaidGoodbye);
-            }
-            // What was half written when the state changed.
-            _ => {}
-        }
-    }
-
-    /// A nonce that no earlier handshake had and that asks for nothing special.
-    fn fresh_nonce(&mut self) -> u32 {
-        if self.handshake.ask == Ask::ConfigOnly {
-            return CONFIG_ONLY;
-        }
-        loop {
-            match self.rng.next_u32() {
-                0 | CONFIG_ONLY | NODES_ONLY => {}
-                nonce => return nonce,
-            }
-        }
-    }
-
-    /// Whether packets may be written: not to a node that is suspected to be dead.
-    const fn can_send(&self) -> bool {
-        matches!(self.state, State::Up { .. })
-    }
-
-    /// From when on the outbox needs a heartbeat; one at a time, until it counts as unanswered.
-    fn heartbeat_for_outbox(&self) -> Option<Instant> {
-        let from = self.outbox.heartbeat_from()?;
-        if self.mutation.is(Mutant::TwoHeartbeats) {
-            return Some(from);
-        }
-        let free = self.heartbeat.unanswered().map_or(from, |asked| asked + self.outbox.patience());
-        Some(from.max(free))
-    }
-
     /// When an unfinished frame on a serial line is given up.
     fn torn_deadline(&self) -> Option<Instant> {
         let serial = self.serial?;
@@ -706,6 +634,7 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
                 self.clear_tx();
             }
             self.flush = false;
+            self.refresh = Refresh::No;
         }
         self.state = state;
         self.told = false;
@@ -724,26 +653,6 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
         // Never full here.
         let _ = self.events.push_back(event);
     }
-}
-
-/// The payload `ToRadio { disconnect: true }`.
-const DISCONNECT: [u8; 2] = [0x20, 0x01];
-
-/// The payload `ToRadio { want_config_id: nonce }`: so many of the bytes.
-fn want_config(nonce: u32) -> ([u8; 6], usize) {
-    let mut out = [0x18, 0, 0, 0, 0, 0];
-    let mut rest = nonce;
-    let mut len = 1;
-    for byte in out.iter_mut().skip(1) {
-        len += 1;
-        *byte = rest as u8 & 0x7F;
-        rest >>= 7;
-        if rest == 0 {
-            break;
-        }
-        *byte |= 0x80;
-    }
-    (out, len)
 }
 
 fn warn_if_unusual(fault: Fault) {

@@ -133,6 +133,12 @@ pub enum Event {
         /// lost. `None` for the first session.
         gap: Option<Duration>,
     },
+    /// The node has told its configuration once more, as [`Link::refresh`](super::Link::refresh)
+    /// wanted.
+    Refreshed {
+        /// How long that took.
+        took: Duration,
+    },
     /// Another node than before answers; what was cached for the old one is void.
     NodeChanged {
         /// The old node's number.
@@ -192,6 +198,8 @@ pub enum Item<'a> {
         payload: &'a [u8],
         /// What the link read of it.
         message: FromRadio<'a>,
+        /// It ended the link's own handshake: what follows is live.
+        configured: bool,
     },
     /// Bytes that belong to no frame: log text, noise.
     Noise(&'a [u8]),
@@ -206,6 +214,18 @@ pub enum Transmit {
     Blocked,
     /// Nothing is to be written now.
     Empty,
+}
+
+/// Why a payload was not forwarded. Nothing was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum ForwardError {
+    /// The frame before is not out yet; try again after the next `poll_transmit`.
+    Busy,
+    /// The link is not up.
+    NotUp,
+    /// It is not one `xmodemPacket` or `mqttClientProxyMessage` of at most 512 bytes.
+    NotForwardable,
 }
 
 /// Counters since the link was made. They wrap after 2³² (bytes: 2⁶⁴).

@@ -178,8 +178,7 @@ impl<const N: usize> Outbox<N> {
         if self.slots.is_full() {
             return Err(SendError::Full);
         }
-        let own = self.slots.iter().filter(|slot| slot.sender == sender).count();
-        if own >= usize::from(self.config.quota) {
+        if self.room(sender) == 0 {
             return Err(SendError::Quota);
         }
         let mut prepared = Vec::new();
@@ -451,6 +450,17 @@ impl<const N: usize> Outbox<N> {
             }
         }
         due
+    }
+
+    /// Whether the node has still to decide on a packet.
+    pub const fn is_in_flight(&self) -> bool {
+        self.flight.is_some()
+    }
+
+    /// How many more packets of this sender are accepted now.
+    pub fn room(&self, sender: u16) -> usize {
+        let own = self.slots.iter().filter(|slot| slot.sender == sender).count();
+        usize::from(self.config.quota).saturating_sub(own).min(N - self.slots.len())
     }
 
     /// How many packets wait or are in flight.

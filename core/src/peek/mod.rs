@@ -8,10 +8,12 @@
 
 mod outgoing;
 mod schema;
-mod wire;
+pub mod wire;
 
 use schema::{MESSAGES, kind};
-use wire::{Fields, Malformed, Value};
+use wire::{Field, Fields, Malformed, Value};
+
+use crate::frame::MAX_PAYLOAD;
 
 pub(crate) use outgoing::{Outgoing, prepare, set_id};
 
@@ -157,6 +159,16 @@ impl<'a> FromRadio<'a> {
 /// Whether `payload` is a `ToRadio`.
 pub fn is_to_radio(payload: &[u8]) -> bool {
     valid(schema::TO_RADIO, payload)
+}
+
+/// Whether `payload` is a `ToRadio` with nothing but an `xmodemPacket` or a
+/// `mqttClientProxyMessage`, and fits a frame.
+pub fn is_forwardable(payload: &[u8]) -> bool {
+    let mut fields = Fields::new(payload);
+    payload.len() <= MAX_PAYLOAD
+        && is_to_radio(payload)
+        && matches!(fields.next(), Ok(Some(Field { number: 5 | 6, .. })))
+        && fields.is_empty()
 }
 
 /// Field number of `FromRadio.node_info`.

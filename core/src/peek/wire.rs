@@ -1,27 +1,35 @@
-//! The protobuf wire format, as much of it as a link needs: fields in order, groups skipped.
+//! The protobuf wire format, as much of it as a link needs: fields in order, groups skipped. For
+//! programs that pass messages on byte for byte, and change a field or two on the way.
 //!
 //! What is malformed here is malformed for prost too (`prost::encoding`): a varint over 10 bytes or
 //! over 64 bits, field number 0, wire types 6 and 7, a length past the end, an open or lone group.
 
 /// The bytes are not a protobuf message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub struct Malformed;
 
 /// One field of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Field<'a> {
-    pub(super) number: u32,
-    pub(super) value: Value<'a>,
+pub struct Field<'a> {
+    /// Its number, from 1.
+    pub number: u32,
+    /// What it holds.
+    pub value: Value<'a>,
 }
 
 /// A field's value by wire type. 64-bit fixed values and groups are skipped, not kept: no field
 /// that a link reads has that type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Value<'a> {
+pub enum Value<'a> {
+    /// An integer, a boolean or an enumeration.
     Varint(u64),
+    /// Eight bytes, skipped.
     Fixed64,
+    /// A message, bytes, text, or packed numbers.
     Bytes(&'a [u8]),
+    /// A group, skipped.
     Group,
+    /// Four bytes, little endian.
     Fixed32(u32),
 }
 
@@ -30,17 +38,19 @@ const GROUP_DEPTH: u8 = 100;
 
 /// Reads the fields of a message one after the other.
 #[derive(Debug, Clone)]
-pub(super) struct Fields<'a> {
+pub struct Fields<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
-    pub(super) const fn new(message: &'a [u8]) -> Self {
+    /// At the first field of a message.
+    pub const fn new(message: &'a [u8]) -> Self {
         Self { rest: message }
     }
 
     /// The next field; `None` at the end. After an error the rest means nothing.
-    pub(super) fn next(&mut self) -> Result<Option<Field<'a>>, Malformed> {
+    #[expect(clippy::should_implement_trait, reason = "a field may be malformed, and then no other follows")]
+    pub fn next(&mut self) -> Result<Option<Field<'a>>, Malformed> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -97,7 +107,7 @@ impl<'a> Fields<'a> {
     }
 
     /// At most 10 bytes, of which the last may only hold the 64th bit.
-    pub(super) fn varint(&mut self) -> Result<u64, Malformed> {
+    pub fn varint(&mut self) -> Result<u64, Malformed> {
         let mut value = 0;
         for (index, byte) in self.rest.iter().enumerate().take(10) {
             if index == 9 && *byte > 1 {
@@ -119,11 +129,12 @@ impl<'a> Fields<'a> {
     }
 
     /// What was not read yet.
-    pub(super) const fn rest(&self) -> &'a [u8] {
+    pub const fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
+    /// Whether all was read.
+    pub const fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 }

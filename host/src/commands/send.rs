@@ -246,7 +246,7 @@ impl Program for Send<'_> {
 
     fn handle_item(&mut self, now: Instant, item: Item<'_>) {
         self.log.handle_item(&item);
-        let Item::Frame { payload, message } = item else { return };
+        let Item::Frame { payload, message, .. } = item else { return };
         match &mut self.packet {
             None => {
                 let message = FromRadio::decode(payload).ok();

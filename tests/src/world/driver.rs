@@ -194,7 +194,7 @@ impl World {
             let received = self.link.handle_bytes(self.now, rest);
             rest = &rest[received.taken..];
             match received.item {
-                Some(Item::Frame { payload, message }) => {
+                Some(Item::Frame { payload, message, .. }) => {
                     self.audit.handle_message(id, message)?;
                     let hash = hash(payload);
                     if let Some(payloads) = &mut self.payloads {

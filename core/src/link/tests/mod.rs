@@ -1,6 +1,7 @@
 //! The link as scripts: the first column is the time in milliseconds.
 
 mod packets;
+mod refresh;
 mod sessions;
 
 extern crate std;
@@ -12,8 +13,9 @@ use std::{format, vec};
 
 use embedded_io::ErrorType;
 
+use super::outgoing::{DISCONNECT, want_config};
 use super::*;
-use crate::frame;
+use crate::{frame, heartbeat};
 
 /// A link with its transport: bytes it wrote, and how many it takes.
 struct Bench {
@@ -153,6 +155,7 @@ fn describe(event: Event) -> String {
         Event::OpenDue => "open_due".into(),
         Event::Opened => "opened".into(),
         Event::Configured { node, .. } => format!("configured {node:08x}"),
+        Event::Refreshed { .. } => "refreshed".into(),
         Event::NodeChanged { from, to } => format!("node {from:08x} -> {to:08x}"),
         Event::Suspected => "suspected".into(),
         Event::Recovered => "recovered".into(),

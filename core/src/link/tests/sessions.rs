@@ -336,7 +336,7 @@ fn undrained_events_are_bounded_and_duties_survive() {
 #[test]
 fn a_config_only_handshake_asks_with_its_own_nonce() {
     let mut config = LinkConfig::default();
-    config.handshake.ask = Ask::ConfigOnly;
+    config.handshake.ask = crate::config::Ask::ConfigOnly;
     let mut bench = Bench::new(config);
     bench.link.open(bench.now);
     bench.link.handle_opened(bench.now);
