@@ -33,4 +33,5 @@ pub mod resolve;
 pub mod upstream;
 pub mod event_loop;
 pub mod report;
+pub mod relay;
 pub mod sim;

@@ -1,0 +1,1 @@
+//! The node's configuration, byte for byte.
