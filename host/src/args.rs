@@ -37,7 +37,8 @@ impl TcpArgs {
 /// Which node, for a command that has a default.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct NodeArgs {
-    /// The node: HOST, HOST:PORT, [IPV6]:PORT (default port 4403), or `sim` for a built-in one
+    /// The node: HOST, HOST:PORT, [IPV6]:PORT (default port 4403), unix:PATH, or `sim` for a
+    /// built-in one
     #[arg(long, value_name = "NODE", env = "MESHBEAT_NODE", default_value = "127.0.0.1:4403")]
     pub(crate) node: NodeAddr,
 }

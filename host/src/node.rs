@@ -1,13 +1,14 @@
-//! The address of a node as a person writes it.
+//! The address of a node as a person writes it, and what to connect to for it.
 
 use core::fmt;
 use core::net::Ipv6Addr;
 use core::str::FromStr;
+use std::path::PathBuf;
 
 /// The port of a node's client API.
 pub const DEFAULT_PORT: u16 = 4403;
 
-/// Where a node is: `HOST`, `HOST:PORT`, `[IPV6]:PORT`, or `sim`.
+/// Where a node is: `HOST`, `HOST:PORT`, `[IPV6]:PORT`, `unix:PATH`, or `sim`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeAddr {
     /// A host name or address, and a port.
@@ -17,8 +18,30 @@ pub enum NodeAddr {
         /// TCP port; 4403 unless written.
         port: u16,
     },
+    /// A Unix socket that speaks as a node does, such as that of a running daemon.
+    Unix(PathBuf),
     /// A simulated node, started for this run.
     Sim,
+}
+
+/// What a link connects to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A host name or address, resolved afresh for every attempt, and a TCP port.
+    Tcp {
+        /// Name or address, without brackets.
+        host: String,
+        /// TCP port.
+        port: u16,
+    },
+    /// The path of a Unix stream socket.
+    Unix(PathBuf),
+}
+
+impl From<(String, u16)> for Target {
+    fn from((host, port): (String, u16)) -> Self {
+        Self::Tcp { host, port }
+    }
 }
 
 /// Why a text is no node address: one line that names it and says what would be right.
@@ -44,6 +67,12 @@ impl FromStr for NodeAddr {
             return Err(NodeAddrError(
                 "serial lines are not supported yet, use HOST[:PORT]".into(),
             ));
+        }
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match path {
+                "" => Err(NodeAddrError("the path is missing, write unix:PATH".into())),
+                _ => Ok(Self::Unix(path.into())),
+            };
         }
         let (host, port) = split(text)?;
         if host.is_empty() {
@@ -95,6 +124,7 @@ impl fmt::Display for NodeAddr {
         match self {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Sim => f.write_str("sim"),
         }
     }
@@ -117,6 +147,8 @@ mod tests {
             ("[fe80::1]:4404", "[fe80::1]:4404"),
             ("[::1]", "[::1]:4403"),
             ("::1", "[::1]:4403"),
+            ("unix:/run/meshbeat/meshbeat.sock", "unix:/run/meshbeat/meshbeat.sock"),
+            ("unix:a b,c:1", "unix:a b,c:1"),
             ("sim", "sim"),
         ] {
             assert_eq!(parsed(text), node);
@@ -139,6 +171,7 @@ mod tests {
             "http://host",
             "user@host",
             "serial:/dev/ttyUSB0",
+            "unix:",
         ] {
             assert!(parsed(text).starts_with("error: "), "{text:?}: {}", parsed(text));
         }

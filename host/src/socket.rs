@@ -1,18 +1,19 @@
-//! A non-blocking TCP socket for the link: connect in mio's documented steps, `embedded-io` traits
-//! with an error that keeps `WouldBlock` and errno.
+//! A non-blocking TCP or Unix socket for the link: connect in mio's documented steps, `embedded-io`
+//! traits with an error that keeps `WouldBlock` and errno.
 
 use core::fmt;
 use core::net::SocketAddr;
 use core::time::Duration;
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
+use std::path::Path;
 
 use meshbeat_core::fault::{Class, Fault};
-use mio::net::TcpStream;
+use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
 use socket2::{SockRef, TcpKeepalive};
 
-/// The options of the socket to the node. Whether more than the defaults harms ESP32 nodes is
+/// The options of a TCP socket to the node. Whether more than the defaults harms ESP32 nodes is
 /// disputed, so all but the user time-out are plain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TcpOptions {
@@ -39,14 +40,20 @@ impl Default for TcpOptions {
     }
 }
 
-/// A TCP connection to a node, or on its way to be one.
+/// A connection to a node, or on its way to be one.
 #[derive(Debug)]
 pub struct Socket {
-    stream: TcpStream,
+    stream: Stream,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
 }
 
 impl Socket {
-    /// Begins to connect; [`Socket::poll_connected`] tells the end.
+    /// Begins to connect over TCP; [`Socket::poll_connected`] tells the end.
     pub fn connect(
         address: SocketAddr,
         options: &TcpOptions,
@@ -56,17 +63,28 @@ impl Socket {
         let mut stream = TcpStream::connect(address)?;
         options.apply(&stream)?;
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Self { stream })
+        Ok(Self { stream: Stream::Tcp(stream) })
+    }
+
+    /// Begins to connect to a Unix socket; [`Socket::poll_connected`] tells the end.
+    pub fn connect_unix(path: &Path, registry: &Registry, token: Token) -> io::Result<Self> {
+        let mut stream = UnixStream::connect(path)?;
+        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        Ok(Self { stream: Stream::Unix(stream) })
     }
 
     /// Whether the connection stands: only when there is no error and a peer. An event alone
     /// proves nothing, it may be spurious.
     pub fn poll_connected(&self) -> io::Result<bool> {
-        if let Some(error) = self.stream.take_error()? {
+        let (error, peer) = match &self.stream {
+            Stream::Tcp(stream) => (stream.take_error(), stream.peer_addr().map(|_| ())),
+            Stream::Unix(stream) => (stream.take_error(), stream.peer_addr().map(|_| ())),
+        };
+        if let Some(error) = error? {
             return Err(error);
         }
-        match self.stream.peer_addr() {
-            Ok(_) => Ok(true),
+        match peer {
+            Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
             Err(error) if fault_of(&error).class() == Class::NotReady => Ok(false),
             Err(error) => Err(error),
@@ -75,7 +93,10 @@ impl Socket {
 
     /// Tells the peer that nothing more will come.
     pub fn half_close(&self) -> io::Result<()> {
-        self.stream.shutdown(Shutdown::Write)
+        match &self.stream {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+        }
     }
 }
 
@@ -130,13 +151,21 @@ impl embedded_io::ErrorType for Socket {
 
 impl embedded_io::Read for Socket {
     fn read(&mut self, buf: &mut [u8]) -> Result<usize, SocketError> {
-        self.stream.read(buf).map_err(SocketError)
+        match &mut self.stream {
+            Stream::Tcp(stream) => stream.read(buf),
+            Stream::Unix(stream) => stream.read(buf),
+        }
+        .map_err(SocketError)
     }
 }
 
 impl embedded_io::Write for Socket {
     fn write(&mut self, buf: &[u8]) -> Result<usize, SocketError> {
-        self.stream.write(buf).map_err(SocketError)
+        match &mut self.stream {
+            Stream::Tcp(stream) => stream.write(buf),
+            Stream::Unix(stream) => stream.write(buf),
+        }
+        .map_err(SocketError)
     }
 
     fn flush(&mut self) -> Result<(), SocketError> {

@@ -1,9 +1,10 @@
-//! The link on a TCP socket: resolves, connects, reads and writes as the link asks.
+//! The link on a socket: resolves, connects, reads and writes as the link asks.
 //!
 //! This is all that the host adds to the core's `Link`; it decides nothing about the link's life.
 
 use core::net::SocketAddr;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use embedded_io::Read as _;
@@ -13,11 +14,12 @@ use meshbeat_core::link::{Event, Item, Link, Transmit};
 use meshbeat_core::{ConfigError, Instant, LinkConfig};
 use mio::{Registry, Token, Waker};
 
+use crate::node::Target;
 use crate::resolve::{Resolved, Resolver};
 use crate::socket::{Socket, TcpOptions, fault_of};
 
 /// Packets that wait for the node at most.
-pub const OUTBOX: usize = 128;
+pub const OUTBOX: usize = 256;
 
 /// The link as the host has it.
 pub type HostLink = Link<OUTBOX>;
@@ -29,7 +31,7 @@ pub struct Upstream {
     options: TcpOptions,
     registry: Registry,
     token: Token,
-    resolver: Resolver,
+    route: Route,
     transport: Transport,
     /// The address tried last, and how many were tried in vain because nobody answered: the next
     /// attempt begins with another one.
@@ -40,6 +42,13 @@ pub struct Upstream {
     readable: bool,
     /// A write failed; what has arrived before is read first.
     write_fault: Option<Fault>,
+}
+
+/// How the node is found.
+#[derive(Debug)]
+enum Route {
+    Tcp(Resolver),
+    Unix(PathBuf),
 }
 
 /// The transport as far as it has come.
@@ -59,9 +68,9 @@ const READ_SIZE: usize = 64 * 1024;
 const READ_BUDGET: usize = 4 * READ_SIZE;
 
 impl Upstream {
-    /// A link to `node` (host and port), at rest. `waker` is rung when a name is resolved.
+    /// A link to `node`, at rest. `waker` is rung when a name is resolved.
     pub fn new(
-        node: (String, u16),
+        node: Target,
         config: LinkConfig,
         options: TcpOptions,
         seed: u64,
@@ -73,7 +82,10 @@ impl Upstream {
             options,
             registry,
             token,
-            resolver: Resolver::new(node, waker),
+            route: match node {
+                Target::Tcp { host, port } => Route::Tcp(Resolver::new((host, port), waker)),
+                Target::Unix(path) => Route::Unix(path),
+            },
             transport: Transport::None,
             address: None,
             unanswered: 0,
@@ -95,7 +107,8 @@ impl Upstream {
 
     /// The resolver's waker has rung, perhaps.
     pub fn handle_woken(&mut self, now: Instant) {
-        if let Some(resolved) = self.resolver.poll()
+        if let Route::Tcp(resolver) = &mut self.route
+            && let Some(resolved) = resolver.poll()
             && let Transport::Resolving = self.transport
         {
             self.try_resolved(now, resolved);
@@ -211,16 +224,21 @@ impl Upstream {
         &mut self.link
     }
 
-    /// The address that was tried last, or is connected to.
+    /// The TCP address that was tried last, or is connected to.
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
     fn attempt(&mut self, now: Instant) {
         self.dropped();
-        self.transport = Transport::Resolving;
-        if let Some(resolved) = self.resolver.ask() {
-            self.try_resolved(now, resolved);
+        match &mut self.route {
+            Route::Tcp(resolver) => {
+                self.transport = Transport::Resolving;
+                if let Some(resolved) = resolver.ask() {
+                    self.try_resolved(now, resolved);
+                }
+            }
+            Route::Unix(_) => self.try_path(now),
         }
     }
 
@@ -233,7 +251,9 @@ impl Upstream {
                 self.try_addresses(now, addresses.into_iter(), none);
             }
             Err(error) => {
-                debug!(target: "link", "{}: {error}", self.resolver);
+                if let Route::Tcp(resolver) = &self.route {
+                    debug!(target: "link", "{resolver}: {error}");
+                }
                 self.transport = Transport::None;
                 self.link.handle_closed(now, Fault::new(Class::NameNotResolved));
             }
@@ -262,10 +282,33 @@ impl Upstream {
         self.link.handle_closed(now, fault);
     }
 
+    /// Tries the Unix socket. It connects at once or not at all.
+    fn try_path(&mut self, now: Instant) {
+        let Route::Unix(path) = &self.route else { return };
+        self.link.handle_opening(now);
+        match Socket::connect_unix(path, &self.registry, self.token) {
+            Ok(socket) => {
+                self.transport = Transport::Connecting(socket, Vec::new().into_iter());
+            }
+            Err(error) => {
+                let fault = match self.address_failed(&error) {
+                    // Its queue of connections is full, and no event will tell of room.
+                    fault if fault.class() == Class::NotReady => {
+                        Fault::new(Class::ConnectionRefused)
+                    }
+                    fault => fault,
+                };
+                self.link.handle_closed(now, fault);
+            }
+        }
+    }
+
     fn address_failed(&self, error: &io::Error) -> Fault {
         let fault = fault_of(error);
-        if let Some(address) = self.address {
-            debug!(target: "link", "{address}: {fault}");
+        match (&self.route, self.address) {
+            (Route::Unix(path), _) => debug!(target: "link", "{}: {fault}", path.display()),
+            (_, Some(address)) => debug!(target: "link", "{address}: {fault}"),
+            _ => {}
         }
         fault
     }

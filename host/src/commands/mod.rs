@@ -20,15 +20,16 @@ use std::io;
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use meshbeat::node::NodeAddr;
+use meshbeat::node::{NodeAddr, Target};
 use meshbeat::sim::{Server, SimConfig};
 
 use crate::exit::{Exit, Failure};
 
-/// Host and port of a node; `sim` starts one in this process.
-fn host_and_port(node: &NodeAddr) -> Result<(String, u16), Failure> {
+/// What to connect to for a node; `sim` starts one in this process.
+fn host_and_port(node: &NodeAddr) -> Result<Target, Failure> {
     match node {
-        NodeAddr::Tcp { host, port } => Ok((host.clone(), *port)),
+        NodeAddr::Tcp { host, port } => Ok(Target::Tcp { host: host.clone(), port: *port }),
+        NodeAddr::Unix(path) => Ok(Target::Unix(path.clone())),
         NodeAddr::Sim => {
             let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
             let mut config = SimConfig::default();
@@ -37,7 +38,7 @@ fn host_and_port(node: &NodeAddr) -> Result<(String, u16), Failure> {
             let mut server = Server::bind(any_port, config, seed())?;
             let address = server.local_addr();
             thread::Builder::new().name("sim".into()).spawn(move || server.run())?;
-            Ok((address.ip().to_string(), address.port()))
+            Ok(Target::Tcp { host: address.ip().to_string(), port: address.port() })
         }
     }
 }
