@@ -34,4 +34,6 @@ pub mod upstream;
 pub mod event_loop;
 pub mod report;
 pub mod relay;
+pub mod store;
+pub mod doors;
 pub mod sim;
