@@ -34,13 +34,16 @@ impl TcpArgs {
     }
 }
 
-/// Which node, for a command that has a default.
+/// Which node, for a command that can also use a running daemon.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct NodeArgs {
     /// The node: HOST, HOST:PORT, [IPV6]:PORT (default port 4403), unix:PATH, or `sim` for a
-    /// built-in one
-    #[arg(long, value_name = "NODE", env = "MESHBEAT_NODE", default_value = "127.0.0.1:4403")]
-    pub(crate) node: NodeAddr,
+    /// built-in one [default: the running daemon, else 127.0.0.1:4403]
+    #[arg(long, value_name = "NODE", env = "MESHBEAT_NODE")]
+    pub(crate) node: Option<NodeAddr>,
+    /// Connect to the node itself although a daemon holds it; that throws the daemon off
+    #[arg(long)]
+    pub(crate) direct: bool,
 }
 
 /// Where to listen: `IP:PORT`, `[IPV6]:PORT`.

@@ -23,7 +23,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Hold the link to a node, for ever
+    /// Hold the link to a node and relay it to local clients, for ever
     Run(commands::run::Args),
     /// Show the main job without hardware: a simulated node, faults, recovery, summary
     Demo(commands::demo::Args),
@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Nodes(commands::nodes::Args),
     /// Say who the node is and how it is set up
     Info(commands::info::Args),
+    /// Ask the running daemon how the link is and whom it serves
+    Status(commands::status::Args),
     /// Simulate a node that official clients accept
     Sim(commands::sim::Args),
     /// Find the frames in a raw byte capture
@@ -50,6 +52,7 @@ impl Command {
             Self::Send(args) => commands::send::run(args),
             Self::Nodes(args) => commands::nodes::run(args),
             Self::Info(args) => commands::info::run(args),
+            Self::Status(args) => commands::status::run(args),
             Self::Sim(args) => commands::sim::run(args),
             Self::Decode(args) => commands::decode::run(args),
         }

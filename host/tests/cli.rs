@@ -125,9 +125,13 @@ impl Ended {
     }
 }
 
+/// Without a daemon, and without a place for one.
 fn binary(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_meshbeat"));
-    command.args(args).env_remove("MESHBEAT_NODE").env_remove("DEBUG_MODE");
+    command.args(args).env("XDG_RUNTIME_DIR", "/nonexistent").env("XDG_STATE_HOME", "/nonexistent");
+    for name in ["MESHBEAT_NODE", "DEBUG_MODE", "RUNTIME_DIRECTORY", "STATE_DIRECTORY"] {
+        command.env_remove(name);
+    }
     command
 }
 
@@ -144,7 +148,10 @@ struct Running {
 
 impl Running {
     fn new(args: &[&str]) -> Self {
-        let mut command = binary(args);
+        Self::start(binary(args))
+    }
+
+    fn start(mut command: Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("it starts");
         let out = child.stdout.take().map(BufReader::new);
@@ -517,10 +524,14 @@ impl Running {
     }
 }
 
+/// For a `run` that shares nothing with the machine's other daemons.
+const ALONE: &[&str] = &["--listen", "127.0.0.1:0", "--socket", "none", "--state", "none"];
+
 #[test]
 fn holding_the_link_is_one_line_when_the_node_goes_and_one_when_it_is_back() {
     let sim = Sim::healthy();
-    let mut run = sim.start("run", &[]);
+    let mut run = sim.start("run", ALONE);
+    assert!(run.line().starts_with("listening on 127.0.0.1:"));
     assert!(run.wait_for("").contains("link: "), "the component");
     sim.handle.inject(Fault::Refuse { span: Duration::from_millis(1500) }).expect("it runs");
     let lost = run.wait_for("");
@@ -532,8 +543,10 @@ fn holding_the_link_is_one_line_when_the_node_goes_and_one_when_it_is_back() {
     assert!(back.contains("up again after") && back.contains("possible gap"), "{back}");
 
     run.signal("USR1");
-    let counters: Value = serde_json::from_str(&run.line()).expect("one JSON line");
-    assert_eq!((&counters["state"], &counters["sessions"]), (&json!("up"), &json!(2)));
+    let status: Value = serde_json::from_str(&run.line()).expect("one JSON line");
+    let sessions = &status["counters"]["sessions"];
+    assert_eq!((&status["link"]["state"], sessions), (&json!("up"), &json!(2)));
+    assert_eq!(status["reconnects"]["reasons"], json!({ "connection reset": 1 }));
 
     run.signal("TERM");
     let ended = run.end();
@@ -547,13 +560,14 @@ fn holding_the_link_is_one_line_when_the_node_goes_and_one_when_it_is_back() {
 #[test]
 fn a_quiet_run_says_nothing_of_an_outage() {
     let sim = Sim::healthy();
-    let run = sim.start("run", &["-q"]);
+    let run = sim.start("run", &[ALONE, &["-q"]].concat());
     sim.wait_for_handshakes(1);
     sim.handle.inject(Fault::Refuse { span: Duration::from_millis(500) }).expect("it runs");
     sim.wait_for_handshakes(2);
     run.signal("INT");
     let ended = run.end();
-    ended.is(0, "", "");
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
+    assert!(ended.out.starts_with("listening on ") && ended.out.lines().count() == 1);
 }
 
 #[test]

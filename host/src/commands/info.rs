@@ -32,7 +32,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let limit = Duration::from_secs(args.timeout);
-    let found = ask(&args.node.node, &args.tcp, limit, Duration::ZERO)?;
+    let found = ask(&args.node, &args.tcp, limit, Duration::ZERO)?;
     unless_broken_pipe(print(&found, args.json))
 }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
 
-use meshbeat::event_loop::{EventLoop, Program};
+use meshbeat::event_loop::Program;
 use meshbeat::upstream::HostLink;
 use meshbeat_core::link::{Event, Item};
 use meshbeat_core::{Instant, LinkConfig};
@@ -14,8 +14,9 @@ use prost::Message as _;
 
 use crate::args::{NodeArgs, TcpArgs};
 use crate::commands::link_log::LinkLog;
+use crate::commands::reach::Way;
 use crate::commands::snapshot::Snapshot;
-use crate::commands::{host_and_port, packet, seed, unless_broken_pipe};
+use crate::commands::{packet, unless_broken_pipe};
 use crate::exit::Failure;
 
 /// Prints what the mesh says, one line per packet, over any loss of the link. Positions and
@@ -35,10 +36,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let node = host_and_port(&args.node.node)?;
-    let mut event_loop = EventLoop::new(node, LinkConfig::default(), args.tcp.options(), seed())?;
+    let way = Way::find(&args.node);
+    let mut event_loop = way.event_loop(&args.tcp, LinkConfig::default())?;
     let mut listen = Listen {
-        log: LinkLog::lasting(args.node.node.to_string()),
+        log: LinkLog::lasting(way.name().into()),
         mesh: Snapshot::default(),
         news: News::default(),
         json: args.json,

@@ -14,6 +14,7 @@ pub(crate) mod nodes;
 pub(crate) mod run;
 pub(crate) mod send;
 pub(crate) mod sim;
+pub(crate) mod status;
 
 use core::net::{Ipv4Addr, SocketAddr};
 use std::io;

@@ -36,7 +36,7 @@ const LINGER: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let limit = Duration::from_secs(args.timeout);
-    let found = ask(&args.node.node, &args.tcp, limit, LINGER)?;
+    let found = ask(&args.node, &args.tcp, limit, LINGER)?;
     let mut nodes: Vec<_> = found.nodes.values().collect();
     nodes.sort_by_key(|node| (node.num != found.own(), Reverse(node.last_heard)));
     unless_broken_pipe(match args.json {

@@ -1,9 +1,15 @@
 //! `meshbeat send`: one text, and what became of it.
+//!
+//! Through a daemon, its relay takes the packet at once and keeps it; what the node made of it the
+//! daemon tells when asked for the packet's fate.
 
 use core::time::Duration;
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 
-use meshbeat::event_loop::Program;
+use log::debug;
+use meshbeat::daemon::{self, Question};
+use meshbeat::event_loop::{FIRST_PROGRAM_TOKEN, Program};
 use meshbeat::report::span;
 use meshbeat::upstream::HostLink;
 use meshbeat_core::Instant;
@@ -13,13 +19,15 @@ use meshbeat_core::peek;
 use meshbeat_proto::{
     Data, FromRadio, MeshPacket, PortNum, ToRadio, mesh_packet, routing, to_radio,
 };
+use mio::Registry;
 use prost::Message as _;
+use serde_json::Value;
 
 use crate::args::{NodeArgs, TcpArgs};
 use crate::commands::link_log::LinkLog;
 use crate::commands::names::{BROADCAST, Dest, channel_name, printable};
 use crate::commands::packet::routing_name;
-use crate::commands::reach::{Reach, one_shot_loop};
+use crate::commands::reach::{Reach, Way};
 use crate::commands::snapshot::Snapshot;
 use crate::commands::unless_broken_pipe;
 use crate::exit::{Exit, Failure};
@@ -58,13 +66,18 @@ const DEFAULT_HOPS: u32 = 3;
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     check_text(&args.text)?;
-    let node = &args.node.node;
-    let mut event_loop = one_shot_loop(node, &args.tcp)?;
+    let way = Way::find(&args.node);
+    let mut event_loop = way.one_shot_loop(&args.tcp)?;
     let limit = Duration::from_secs(args.timeout);
+    let daemon = match way.daemon() {
+        Some(path) => Some(Daemon::new(path.clone(), event_loop.registry()?)),
+        None => None,
+    };
     let mut send = Send {
         args,
-        log: LinkLog::one_shot(node.to_string()),
-        reach: Reach::new(node, limit, event_loop.clock().now()),
+        log: LinkLog::one_shot(way.name().into()),
+        reach: Reach::new(way.name(), limit, event_loop.clock().now()),
+        daemon,
         mesh: Snapshot::default(),
         is_up: false,
         packet: None,
@@ -91,6 +104,8 @@ struct Send<'a> {
     args: &'a Args,
     log: LinkLog,
     reach: Reach,
+    /// The daemon that the packet goes through.
+    daemon: Option<Daemon>,
     mesh: Snapshot,
     is_up: bool,
     packet: Option<Track>,
@@ -106,6 +121,67 @@ enum End {
     TimedOut,
     /// It cannot be sent.
     Failed(Failure),
+}
+
+/// The daemon that takes the packet, and the question what became of it.
+#[derive(Debug)]
+struct Daemon {
+    socket: PathBuf,
+    registry: Registry,
+    question: Option<Question>,
+}
+
+impl Daemon {
+    fn new(socket: PathBuf, registry: Registry) -> Self {
+        Self { socket, registry, question: None }
+    }
+
+    /// Asks for the fate of the packet that was given to it under this id. `Some` is the answer
+    /// if there can be none: a daemon that has ended knows of nothing.
+    fn ask(&mut self, id: u32) -> Option<PacketState> {
+        let line = format!("fate {id}");
+        match Question::new(&self.socket, &line, &self.registry, FIRST_PROGRAM_TOKEN) {
+            Ok(question) => self.question = Some(question),
+            Err(error) => return Some(self.lost(&error)),
+        }
+        None
+    }
+
+    /// The answer, once it is there.
+    fn poll(&mut self) -> Option<PacketState> {
+        let answer = match self.question.as_mut()?.poll() {
+            Ok(answer) => answer?,
+            Err(error) => return Some(self.lost(&error)),
+        };
+        self.question = None;
+        Some(daemon::parse_fate(&answer).unwrap_or_else(|| {
+            debug!(target: "link", "the daemon answers {answer}");
+            PacketState::Unknown
+        }))
+    }
+
+    fn lost(&mut self, error: &io::Error) -> PacketState {
+        debug!(target: "link", "{}: {error}", self.socket.display());
+        self.question = None;
+        PacketState::Unknown
+    }
+
+    /// How the command ends when the fate was not certain in time.
+    fn undecided(&self, limit: &str) -> Failure {
+        let status = daemon::ask(&self.socket, "status", Duration::from_secs(2)).ok();
+        let status: Value = status.and_then(|s| serde_json::from_str(&s).ok()).unwrap_or_default();
+        if status["link"]["up"] != false {
+            let line = format!("not confirmed within {limit}; the daemon keeps it and tries on");
+            return Failure::new(Exit::Failed, line);
+        }
+        let node = status["node"].as_str().unwrap_or("the node");
+        let why = status["link"]["reason"].as_str().unwrap_or("no answer");
+        let line = format!(
+            "{node} not reachable within {limit}: {why}; the daemon keeps the text and sends it \
+             when the node is back"
+        );
+        Failure::new(Exit::Unreachable, line)
+    }
 }
 
 /// What is known of the packet.
@@ -168,9 +244,36 @@ impl Send<'_> {
         Ok(Track::new(id, to.0, own, self.args.ack))
     }
 
+    /// What the link says of the packet. A daemon that has taken it is not yet the node.
+    fn handle_packet(&mut self, now: Instant, mut event: PacketEvent) {
+        let Some(track) = &mut self.packet else { return };
+        if let Some(daemon) = &mut self.daemon
+            && event.state == PacketState::Confirmed
+        {
+            let answer = daemon.ask(event.wire_id);
+            event.state = answer.unwrap_or(PacketState::Sent);
+        }
+        track.handle_packet(now, event);
+    }
+
+    /// Looks for the daemon's answer.
+    fn handle_answer(&mut self, now: Instant) {
+        let answer = self.daemon.as_mut().and_then(Daemon::poll);
+        if let (Some(state), Some(track)) = (answer, &mut self.packet) {
+            let wire_id = track.wire_ids.last().copied().unwrap_or_default();
+            track.handle_packet(now, PacketEvent { id: wire_id, wire_id, sender: 0, state });
+        }
+    }
+
+    /// The daemon has the packet and was asked what became of it.
+    fn is_asking(&self) -> bool {
+        self.daemon.as_ref().is_some_and(|daemon| daemon.question.is_some())
+    }
+
     /// What was reached, and how the command ends.
     fn outcome(self) -> (Option<String>, Result<(), Failure>) {
         let limit = span(self.reach.limit());
+        let is_asking = self.is_asking();
         let fail = |exit, line: String| Err(Failure::new(exit, line));
         let timed_out = match self.end {
             Some(End::Failed(failure)) => return (None, Err(failure)),
@@ -189,6 +292,10 @@ impl Send<'_> {
             PacketState::Refused(res) => {
                 let reason = refusal_name(res, track.error);
                 return (None, fail(Exit::Failed, format!("refused: {reason}")));
+            }
+            PacketState::Sent if timed_out && is_asking => {
+                let failure = self.daemon.map(|daemon| daemon.undecided(&limit));
+                return (None, failure.map_or(Ok(()), Err));
             }
             PacketState::Unknown | PacketState::Sent => {
                 return (None, fail(Exit::Failed, "written, never confirmed".into()));
@@ -235,11 +342,7 @@ impl Program for Send<'_> {
                     self.end = Some(End::Failed(self.reach.failure()));
                 }
             }
-            Event::Packet(event) => {
-                if let Some(track) = &mut self.packet {
-                    track.handle_packet(now, event);
-                }
-            }
+            Event::Packet(event) => self.handle_packet(now, event),
             _ => {}
         }
     }
@@ -279,6 +382,7 @@ impl Program for Send<'_> {
                 Err(failure) => self.end = Some(End::Failed(failure)),
             }
         }
+        self.handle_answer(now);
         if self.packet.as_ref().is_some_and(|track| track.is_decided(now)) {
             self.end = Some(End::Decided);
         } else if self.reach.is_over(now) && self.end.is_none() {

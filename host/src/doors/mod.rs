@@ -122,7 +122,8 @@ impl Doors {
             entrances.push(Entrance::new(listener, listen.policy(), false));
         }
         if let Some(path) = socket {
-            match Listener::unix(&path, 0o600) {
+            // Loopback gives every local user as much; who may not is kept out by the folder.
+            match Listener::unix(&path, 0o666) {
                 Ok(listener) => entrances.push(Entrance::new(listener, Policy::Full, true)),
                 Err(error) => warn!(
                     target: "relay",

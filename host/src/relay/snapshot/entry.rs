@@ -196,7 +196,7 @@ impl Entry {
         });
         changes.iter_mut().for_each(|(_, bytes)| info.append(bytes));
         let payload = wire::rewritten(payload_of(&self.frame), |out, field| {
-            if field.number == variant::NODE_INFO.into() {
+            if field.number == u32::from(variant::NODE_INFO) {
                 wire::put_bytes(out, field.number, &info);
             } else {
                 out.extend_from_slice(field.bytes);
