@@ -2,6 +2,7 @@
 
 mod packets;
 mod refresh;
+mod refusals;
 mod sessions;
 
 extern crate std;

@@ -4,7 +4,7 @@ use super::*;
 use crate::outbox::PacketState;
 
 /// A queue status as the node sends it.
-fn status(res: u8, free: u8, id: u32) -> Vec<u8> {
+pub(super) fn status(res: u8, free: u8, id: u32) -> Vec<u8> {
     let mut inner = vec![0x08, res, 0x10, free, 0x18, 16, 0x20];
     let mut rest = id;
     while rest >= 0x80 {
@@ -15,21 +15,21 @@ fn status(res: u8, free: u8, id: u32) -> Vec<u8> {
     framed(&[vec![0x5A, inner.len() as u8], inner].concat())
 }
 
-/// A Routing reply with this error.
-fn reply(id: u32, error: u8) -> Vec<u8> {
+/// A Routing reply of this node with this error.
+pub(super) fn reply(from: u8, id: u32, error: u8) -> Vec<u8> {
     let mut packet = b"\x12\x12\x0D\x07\x00\x00\x00\x22\x0B\x08\x05\x12\x02\x18\x00\x35".to_vec();
-    packet[14] = error;
+    (packet[3], packet[14]) = (from, error);
     packet.extend(id.to_le_bytes());
     framed(&packet)
 }
 
-const ALL: u32 = u32::MAX;
-const TEXT_PORT: u8 = 1;
+pub(super) const ALL: u32 = u32::MAX;
+pub(super) const TEXT_PORT: u8 = 1;
 const POSITION: u8 = 3;
-const ADMIN: u8 = 6;
+pub(super) const ADMIN: u8 = 6;
 
 /// `ToRadio { packet { to, decoded { port, "x" }, want_ack, id } }`
-fn packet(port: u8, to: u32, want_ack: bool, id: u32) -> Vec<u8> {
+pub(super) fn packet(port: u8, to: u32, want_ack: bool, id: u32) -> Vec<u8> {
     let mut inner = vec![0x15];
     inner.extend(to.to_le_bytes());
     inner.extend([0x22, 5, 0x08, port, 0x12, 1, b'x', 0x50, want_ack.into(), 0x35]);
@@ -39,7 +39,7 @@ fn packet(port: u8, to: u32, want_ack: bool, id: u32) -> Vec<u8> {
 
 impl Bench {
     /// Up at a node that answers heartbeats, in quiet, at 10 s.
-    fn settled() -> Self {
+    pub(super) fn settled() -> Self {
         let mut bench = Self::up(LinkConfig::default());
         bench.at(2000, "");
         bench.receive(&framed(ANSWER));
@@ -49,19 +49,19 @@ impl Bench {
     }
 
     #[track_caller]
-    fn text(&mut self, sender: u16) -> u32 {
+    pub(super) fn text(&mut self, sender: u16) -> u32 {
         self.send(sender, &packet(TEXT_PORT, ALL, false, 0))
     }
 
     #[track_caller]
-    fn send(&mut self, sender: u16, payload: &[u8]) -> u32 {
+    pub(super) fn send(&mut self, sender: u16, payload: &[u8]) -> u32 {
         let id = self.link.send(self.now, sender, payload, None).unwrap();
         self.drain();
         id
     }
 
     /// The ids of the packets written since the last call; heartbeats are 0.
-    fn ids(&mut self) -> Vec<u32> {
+    pub(super) fn ids(&mut self) -> Vec<u32> {
         let id = |payload: Vec<u8>| match payload.last_chunk() {
             _ if payload == heartbeat::PLAIN => 0,
             Some(id) => u32::from_le_bytes(*id),
@@ -71,7 +71,7 @@ impl Bench {
     }
 
     /// All that became of packets since the last call.
-    fn fates(&mut self) -> Vec<(u32, PacketState)> {
+    pub(super) fn fates(&mut self) -> Vec<(u32, PacketState)> {
         let mut fates = Vec::new();
         while let Some(event) = self.link.poll_event() {
             if let Event::Packet(packet) = event {
@@ -82,7 +82,7 @@ impl Bench {
     }
 
     /// Lets time pass without looking at events.
-    fn wait(&mut self, ms: u64) {
+    pub(super) fn wait(&mut self, ms: u64) {
         let end = self.now + Duration::from_millis(ms);
         self.drain();
         while let Some(due) = self.link.poll_timeout().filter(|due| *due <= end) {
@@ -95,7 +95,7 @@ impl Bench {
     }
 
     /// Loses the connection and comes up again at `node`.
-    fn reconnect(&mut self, node: u8) {
+    pub(super) fn reconnect(&mut self, node: u8) {
         self.close(Class::ConnectionReset);
         self.wait(3000);
         self.written();
@@ -442,8 +442,8 @@ fn a_routing_reply_decides_when_the_status_was_lost() {
     ] {
         let mut bench = Bench::settled();
         let id = bench.send(0, &packet(TEXT_PORT, ALL, true, 0));
-        bench.receive(&reply(id ^ 1, error));
-        bench.receive(&reply(id, error));
+        bench.receive(&reply(7, id ^ 1, error));
+        bench.receive(&reply(7, id, error));
         assert_eq!(bench.fates(), [(id, fate)], "error {error}");
     }
 }
