@@ -256,7 +256,9 @@ impl World {
             };
             let result = self.link.poll_transmit(self.now, &mut socket);
             let written = socket.written;
-            self.audit.handle_written(self.now, id, &written)?;
+            if !written.is_empty() {
+                self.audit.handle_written(self.now, id, &written)?;
+            }
             match result {
                 Ok(Transmit::Wrote(_)) => {}
                 Ok(Transmit::Blocked | Transmit::Empty) => return Ok(()),

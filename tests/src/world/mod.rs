@@ -264,8 +264,8 @@ impl World {
     /// Lets time pass, or says what was wrong.
     pub fn try_run(&mut self, span: Duration) -> Result<(), Violation> {
         let end = self.now + span;
-        while self.next_deadline().is_some_and(|due| due <= end) {
-            self.step()?;
+        while let Some(due) = self.next_deadline().filter(|due| *due <= end) {
+            self.step(due)?;
         }
         self.now = end;
         Ok(())
@@ -279,10 +279,10 @@ impl World {
     ) -> Result<Duration, Violation> {
         let (start, end) = (self.now, self.now + limit);
         while !holds(self) {
-            if self.next_deadline().is_none_or(|due| due > end) {
+            let Some(due) = self.next_deadline().filter(|due| *due <= end) else {
                 return Err(format!("what was awaited did not happen within {limit:?}"));
-            }
-            self.step()?;
+            };
+            self.step(due)?;
         }
         Ok(self.now.since(start))
     }
@@ -400,8 +400,8 @@ impl World {
         .min()
     }
 
-    fn step(&mut self) -> Result<(), Violation> {
-        let due = self.next_deadline().unwrap_or(self.now);
+    /// Does what is due at `due`.
+    fn step(&mut self, due: Instant) -> Result<(), Violation> {
         self.steps += 1;
         self.at_once = if due > self.now { 0 } else { self.at_once + 1 };
         if self.at_once > LIVELOCK {
@@ -466,8 +466,7 @@ impl World {
 
     /// Hands what has landed to the node.
     fn feed_node(&mut self) -> Result<(), Violation> {
-        for id in self.conns.keys().copied().collect::<Vec<_>>() {
-            let Some(conn) = self.conns.get_mut(&id) else { continue };
+        for (&id, conn) in &mut self.conns {
             if !conn.node_open {
                 // The answer of a closed socket is a reset.
                 let unwanted = !conn.up.landed.is_empty();
@@ -477,8 +476,10 @@ impl World {
                 }
                 continue;
             }
-            let taken = self.node.handle_bytes(self.now, id, &conn.up.landed);
-            conn.up.read(taken);
+            if !conn.up.landed.is_empty() {
+                let taken = self.node.handle_bytes(self.now, id, &conn.up.landed);
+                conn.up.read(taken);
+            }
             if !conn.node_told
                 && conn.up.landed.is_empty()
                 && let Some(end) = conn.up.ended(self.now)
@@ -528,9 +529,9 @@ impl World {
                 break;
             }
         }
-        let news: Vec<_> = self.node.log().entries_from(self.read_log).cloned().collect();
-        self.read_log = self.node.log().end();
-        news.iter().try_for_each(|entry| self.audit.handle_entry(entry))?;
+        let log = self.node.log();
+        log.entries_from(self.read_log).try_for_each(|entry| self.audit.handle_entry(entry))?;
+        self.read_log = log.end();
         let current = self.current;
         let attempt = self.attempt.as_ref().and_then(Attempt::conn);
         self.conns.retain(|id, conn| {
