@@ -29,6 +29,10 @@ pub enum Mutant {
     ResendToAnotherNode,
     /// A packet that waits behind a refused one of the same sender and port number overtakes it.
     Overtaking,
+    /// Senders are not served in turn: what came first goes first.
+    FirstComeFirstServed,
+    /// A serial line that is opened again is taken for a node that has forgotten everything.
+    SerialForgotten,
     /// Silence counts while the handshake is under way.
     StrikeWhileConfiguring,
     /// The end of an older handshake is taken for ours.
@@ -37,7 +41,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::BarrierConfirmsAll,
         Self::BarrierWithoutGrace,
         Self::SpanFromWrite,
@@ -50,6 +54,8 @@ impl Mutant {
         Self::NewIdOnResend,
         Self::ResendToAnotherNode,
         Self::Overtaking,
+        Self::FirstComeFirstServed,
+        Self::SerialForgotten,
         Self::StrikeWhileConfiguring,
         Self::StaleNonceAccepted,
     ];

@@ -47,6 +47,8 @@ struct Slot {
     sender: u16,
     /// Later packets have higher numbers; unlike the place in the list this never changes.
     order: u32,
+    /// The number of its sender's last turn; the next one will be `next_turn`.
+    turn: u32,
     state: PacketState,
     /// The state that was last drained as an event; `None` before the first.
     told: Option<PacketState>,
@@ -117,8 +119,8 @@ pub struct Outbox<const N: usize> {
     slots: Vec<Slot, N>,
     pacing: Pacing,
     next_order: u32,
-    /// The sender that was served last.
-    last_sender: u16,
+    /// Counts in twos: between two turns there is room for those that come anew.
+    next_turn: u32,
     flight: Option<Flight>,
     /// The node that is connected and configured, and since when.
     up: Option<(u32, Instant)>,
@@ -150,7 +152,7 @@ impl<const N: usize> Outbox<N> {
             slots: Vec::new(),
             pacing: Pacing::new(config.pacing),
             next_order: 0,
-            last_sender: 0,
+            next_turn: 2,
             flight: None,
             up: None,
             free: None,
@@ -190,6 +192,8 @@ impl<const N: usize> Outbox<N> {
             id => id,
         };
         peek::set_id(&mut prepared, id);
+        // A sender that comes anew is behind those that wait, but before the one served last.
+        let turn = self.slots.iter().find(|slot| slot.sender == sender).map(|slot| slot.turn);
         let slot = Slot {
             payload: prepared,
             id,
@@ -199,6 +203,7 @@ impl<const N: usize> Outbox<N> {
             want_ack,
             sender,
             order: self.next_order,
+            turn: turn.unwrap_or(self.next_turn.wrapping_sub(3)),
             state: PacketState::Queued,
             told: None,
             expires: now + ttl.unwrap_or(self.config.ttl),
@@ -216,7 +221,7 @@ impl<const N: usize> Outbox<N> {
     pub fn handle_opened(&mut self) {
         (self.up, self.free, self.was_full, self.ask_room) = (None, None, false, None);
         (self.unasked, self.pending) = (false, 0);
-        if !self.remembers {
+        if !self.remembers || self.mutation.is(Mutant::SerialForgotten) {
             self.pacing.clear();
         }
     }
@@ -248,13 +253,18 @@ impl<const N: usize> Outbox<N> {
         }
     }
 
-    /// The first bytes of a packet were written.
+    /// The first bytes of a packet were written: its sender has had its turn, unless it was written
+    /// before.
     pub fn handle_begun(&mut self, now: Instant) {
         let Some((node, _)) = self.up else { return };
+        let turn = self.next_turn;
         if let Some(slot) = self.in_flight()
             && slot.first_written.is_none()
         {
             slot.first_written = Some((now, node));
+            let sender = slot.sender;
+            self.next_turn = turn.wrapping_add(2);
+            self.slots.iter_mut().filter(|slot| slot.sender == sender).for_each(|s| s.turn = turn);
         }
     }
 
@@ -400,12 +410,10 @@ impl<const N: usize> Outbox<N> {
         let new_id = self.mutation.is(Mutant::NewIdOnResend);
         let slot = self.slots.iter_mut().find(|slot| slot.order == order)?;
         let repeat = slot.first_written.is_some();
-        let sender = slot.sender;
         if new_id && repeat {
             slot.wire_id = slot.wire_id.wrapping_add(1);
             peek::set_id(&mut slot.payload, slot.wire_id);
         }
-        self.last_sender = sender;
         self.forget_late(now);
         let flight = Flight {
             order,
@@ -638,10 +646,13 @@ impl<const N: usize> Outbox<N> {
         self.flight.is_some_and(|flight| flight.order == slot.order)
     }
 
-    /// What goes next: first what was written before, then the senders in turn, each in the order
-    /// in which its packets came.
+    /// What goes next: first what was written before, then the sender whose last turn is longest
+    /// ago, each in the order in which its packets came.
     fn next(&self, now: Instant) -> Option<u32> {
-        let turn = |slot: &Slot| slot.sender.wrapping_sub(self.last_sender).wrapping_sub(1);
+        let turn = |slot: &Slot| match self.mutation.is(Mutant::FirstComeFirstServed) {
+            true => 0,
+            false => slot.turn.wrapping_sub(self.next_turn),
+        };
         self.slots
             .iter()
             .filter(|slot| slot.state == PacketState::Queued && self.is_head(slot))

@@ -407,6 +407,44 @@ fn senders_are_served_in_turn() {
     assert_eq!(written, [first[0], second[0], first[1], second[1], first[2]]);
 }
 
+/// A turn that went round by sender numbers passed over whoever was held up by the rate limit just
+/// then, again and again.
+#[test]
+fn a_sender_of_another_port_number_costs_nobody_a_turn() {
+    let mut bench = Bench::settled();
+    let chatty: Vec<u32> = (0..3).map(|_| bench.text(1)).collect();
+    let patient = bench.text(2);
+    let mut texts = Vec::new();
+    for _ in 0..4 {
+        let [text] = bench.ids()[..] else { panic!("one text in its time") };
+        bench.receive(&status(0, 15, text));
+        texts.push(text);
+        let admin = bench.send(3, &packet(ADMIN, 7, false, 0));
+        assert_eq!(bench.ids(), [admin]);
+        bench.receive(&status(0, 15, admin));
+        bench.wait(2050);
+    }
+    assert_eq!(texts, [chatty[0], patient, chatty[1], chatty[2]]);
+}
+
+/// The connection was lost before a byte of it was written.
+#[test]
+fn a_turn_that_came_to_nothing_is_not_counted() {
+    let mut bench = Bench::settled();
+    let own: Vec<u32> = (0..3).map(|_| bench.text(1)).collect();
+    let other = bench.text(2);
+    bench.receive(&status(0, 15, own[0]));
+    assert_eq!(bench.ids(), [own[0]]);
+    bench.wire.takes = Some(0);
+    bench.wait(2050);
+    assert_eq!(bench.ids(), []);
+    bench.close(Class::ConnectionReset);
+    bench.wire.takes = None;
+    bench.fates();
+    bench.reconnect(7);
+    assert!(bench.fates().contains(&(other, PacketState::Sent)));
+}
+
 #[test]
 fn a_sender_has_its_quota_and_the_outbox_its_end() {
     let mut config = LinkConfig::default();
