@@ -142,11 +142,14 @@ pub struct Limits {
     /// An id among the last 20 of a connection is dropped with no answer; default on. A simulated
     /// radio switches it off.
     pub repeats: bool,
+    /// Ids and times are kept when the connection ends, as on a serial line, whose end the node
+    /// does not notice; default off.
+    pub kept: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { enforced: true, scale: 1.0, repeats: true }
+        Self { enforced: true, scale: 1.0, repeats: true, kept: false }
     }
 }
 

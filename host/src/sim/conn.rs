@@ -1,5 +1,5 @@
-//! One connection as the node sees it: bytes that wait to be polled, what the node remembers of
-//! the client, and its output as one stream of bytes.
+//! One connection as the node sees it: bytes that wait to be polled and its output as one stream of
+//! bytes; and what the node remembers of the client.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
@@ -35,8 +35,6 @@ pub(super) struct Conn {
     pub(super) replays: VecDeque<meshbeat_proto::MeshPacket>,
     /// Heartbeats were read and not answered.
     pub(super) heartbeat: bool,
-    recent: VecDeque<u32>,
-    sent_at: BTreeMap<i32, Instant>,
     pub(super) output: Output,
     /// The client closed its side: the connection ends when `input` is read.
     pub(super) finished: bool,
@@ -44,6 +42,13 @@ pub(super) struct Conn {
     pub(super) stalled: bool,
     /// The client is gone and the node does not know.
     pub(super) void: bool,
+}
+
+/// What the node remembers of what its client sent.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    recent: VecDeque<u32>,
+    sent_at: BTreeMap<i32, Instant>,
 }
 
 /// How far a client is.
@@ -94,8 +99,6 @@ impl Conn {
             stage: Stage::Quiet,
             replays: VecDeque::new(),
             heartbeat: false,
-            recent: VecDeque::new(),
-            sent_at: BTreeMap::new(),
             output: Output::default(),
             finished: false,
             stalled: false,
@@ -119,6 +122,16 @@ impl Conn {
         self.accepted + Duration::from_millis(passed.div_ceil(period).saturating_mul(period))
     }
 
+    pub(super) fn is_configuring(&self) -> bool {
+        matches!(self.stage, Stage::Configuring { .. })
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        matches!(self.stage, Stage::Live)
+    }
+}
+
+impl Memory {
     /// Whether `id` is among the last 20; remembers it. 0 is nobody's id.
     pub(super) fn is_repeat(&mut self, id: u32) -> bool {
         if id == 0 {
@@ -141,14 +154,6 @@ impl Conn {
         }
         self.sent_at.insert(port, now);
         false
-    }
-
-    pub(super) fn is_configuring(&self) -> bool {
-        matches!(self.stage, Stage::Configuring { .. })
-    }
-
-    pub(super) fn is_live(&self) -> bool {
-        matches!(self.stage, Stage::Live)
     }
 }
 
@@ -225,24 +230,24 @@ mod tests {
 
     #[test]
     fn twenty_ids_are_remembered_and_zero_never() {
-        let mut conn = Conn::new(ConnId(1), T(0), T(0));
-        assert!(!conn.is_repeat(0) && !conn.is_repeat(0));
+        let mut memory = Memory::default();
+        assert!(!memory.is_repeat(0) && !memory.is_repeat(0));
         for id in 1..=20 {
-            assert!(!conn.is_repeat(id));
+            assert!(!memory.is_repeat(id));
         }
-        assert!(conn.is_repeat(1));
-        assert!(!conn.is_repeat(21));
-        assert!(!conn.is_repeat(1), "21 pushed it out");
+        assert!(memory.is_repeat(1));
+        assert!(!memory.is_repeat(21));
+        assert!(!memory.is_repeat(1), "21 pushed it out");
     }
 
     #[test]
     fn a_limited_packet_does_not_restart_the_time() {
-        let mut conn = Conn::new(ConnId(1), T(0), T(0));
+        let mut memory = Memory::default();
         let span = Duration::from_secs(2);
         let limited: Vec<_> =
-            [0, 1_000, 1_999, 2_000, 3_999].map(|now| conn.is_limited(T(now), 1, span)).into();
+            [0, 1_000, 1_999, 2_000, 3_999].map(|now| memory.is_limited(T(now), 1, span)).into();
         assert_eq!(limited, [false, true, true, false, true]);
-        assert!(!conn.is_limited(T(3_999), 3, span), "each port has its own");
+        assert!(!memory.is_limited(T(3_999), 3, span), "each port has its own");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use meshbeat_core::time::Instant;
 use meshbeat_proto::{MeshPacket, QueueStatus, from_radio};
 
 use super::config::{SimConfig, draw_span};
-use super::conn::{Conn, Stage};
+use super::conn::{Conn, Memory, Stage};
 use super::handshake::{self, payload};
 use super::log::{Loss, Record, Why, hash};
 use super::mesh::{Mesh, clean_time};
@@ -55,6 +55,8 @@ pub struct SimNode {
     pub(super) free_told: u32,
     /// The connection that the node serves.
     pub(super) link: Option<Conn>,
+    /// What it remembers of what the client sent.
+    pub(super) memory: Memory,
     /// The newest connection, which the node has not looked at yet.
     pub(super) pending: Option<Conn>,
     pub(super) faults: Active,
@@ -130,6 +132,7 @@ impl SimNode {
             transmit_at: None,
             free_told: 0,
             link: None,
+            memory: Memory::default(),
             pending: None,
             faults: Active::default(),
             agenda: BTreeMap::new(),
@@ -399,6 +402,7 @@ impl SimNode {
             self.lose(now, &packet, Loss::Reboot);
         }
         self.phone = PhoneQueue::default();
+        self.memory = Memory::default();
         self.to_radio.clear();
         self.transmit_at = None;
         self.agenda.clear();
@@ -464,6 +468,9 @@ impl SimNode {
         };
         self.close(now, How::Fin, Why::Newer);
         conn.accept(now);
+        if !self.config.limits.kept {
+            self.memory = Memory::default();
+        }
         if let Some((_, life)) = &self.faults.stolen {
             conn.steal_at = Some(now + draw_span(&mut self.rng, life));
         }

@@ -158,7 +158,7 @@ impl SimNode {
 
     /// The four steps.
     fn take_packet(&mut self, now: Instant, mut packet: MeshPacket) {
-        let Some(link) = &mut self.link else {
+        let Some(link) = &self.link else {
             return;
         };
         let port = port(&packet);
@@ -166,7 +166,7 @@ impl SimNode {
 
         // 1: ids that were here before, remembered before anything below can refuse.
         let checked = self.config.limits.repeats && !self.config.radio.simulated;
-        let repeated = checked && link.is_repeat(id);
+        let repeated = checked && self.memory.is_repeat(id);
         self.record(now, Record::Read { conn, id, to, port });
         if repeated {
             self.record(now, Record::Repeated(id));
@@ -205,8 +205,7 @@ impl SimNode {
         let is_traceroute = port == PortNum::TracerouteApp as i32;
         let forbidden = is_traceroute && packet.to == BROADCAST && packet.hop_limit > 0;
         let span = span.mul_f32(self.config.limits.scale.clamp(0.0, 1_000.0));
-        let limited =
-            forbidden || self.link.as_mut().is_some_and(|link| link.is_limited(now, port, span));
+        let limited = forbidden || self.memory.is_limited(now, port, span);
         if limited && is_traceroute {
             let why = if forbidden { "never to all over hops" } else { "once in 30 s" };
             self.notify(now, packet.id, &format!("Traceroute {why}"));

@@ -64,6 +64,28 @@ fn limits_end_with_the_connection_and_can_be_scaled_or_off() {
 }
 
 #[test]
+fn what_is_kept_as_on_a_serial_line_ends_with_a_reboot() {
+    let mut config = plain();
+    config.limits.kept = true;
+    let (mut bench, conn) = Bench::live_with(config);
+    bench.text(conn, 1);
+    bench.run(300);
+    let conn = bench.configured();
+    bench.text(conn, 1);
+    bench.text(conn, 2);
+    bench.run(300);
+    let totals = bench.node.log().totals();
+    assert_eq!((totals.repeated, totals.rate_limited), (1, 1));
+    let now = bench.now();
+    bench.node.reboot(now);
+    let conn = bench.configured();
+    bench.text(conn, 1);
+    bench.run(300);
+    let totals = bench.node.log().totals();
+    assert_eq!((totals.repeated, totals.rate_limited, totals.taken), (1, 1, 2));
+}
+
+#[test]
 fn traceroute_is_limited_with_a_notification_and_never_goes_to_all() {
     let (mut bench, conn) = Bench::live();
     let to = bench.node.neighbours().next().expect("a neighbour");
