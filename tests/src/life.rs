@@ -19,6 +19,8 @@ use crate::world::{MailTotals, Seen, Senders, Violation, WireConfig, World};
 #[derive(Debug)]
 pub struct Life {
     world: World,
+    /// The link is on a serial line.
+    serial: bool,
     rng: Rng,
     /// Events that were looked at.
     looked: usize,
@@ -34,6 +36,8 @@ pub struct Life {
 pub struct Summary {
     /// Lives.
     pub lives: u64,
+    /// Of these on a serial line.
+    pub serial: u64,
     /// Simulated time.
     pub time: Duration,
     /// Steps of the worlds.
@@ -64,17 +68,23 @@ impl Life {
     /// The life of this seed, with a deliberate bug perhaps.
     pub fn new(seed: u64, mutation: Mutation) -> Self {
         let mut rng = Rng::new(seed ^ 0x6C69_6665);
-        let wire = random_wire(&mut rng);
-        let mut link = LinkConfig { mutation, ..LinkConfig::default() };
+        let serial = rng.below(4) == 0;
+        let wire = random_wire(&mut rng, serial);
+        let mut link = match serial {
+            true => LinkConfig { mutation, ..LinkConfig::serial() },
+            false => LinkConfig { mutation, ..LinkConfig::default() },
+        };
         if rng.below(4) == 0 {
             link.handshake.silence = MINUTE;
         }
-        let mut world = World::with(seed, link, random_node(&mut rng), wire);
+        let mut node = random_node(&mut rng);
+        node.limits.kept = serial;
+        let mut world = World::with(seed, link, node, wire);
         world.node_mut().keep_log(2_000);
         world.employ(Some(Senders::new(Instant::ORIGIN, seed)));
         let last = ("(none)", Instant::ORIGIN);
-        let summary = Summary { lives: 1, ..Summary::default() };
-        Self { world, rng, looked: 0, last, lost: None, summary }
+        let summary = Summary { lives: 1, serial: u64::from(serial), ..Summary::default() };
+        Self { world, serial, rng, looked: 0, last, lost: None, summary }
     }
 
     /// Lives for so long under faults.
@@ -143,25 +153,28 @@ impl Life {
         }
         let span = Duration::from_secs(u64::from(1 + self.rng.below(120)));
         let (name, over) = match self.rng.below(40) {
-            0 => {
+            0 if !self.serial => {
                 self.world.unplug(span);
                 ("(cable out)", now + span)
             }
-            1 => {
+            1 if !self.serial => {
                 self.world.unroute(span);
                 ("(no route)", now + span)
             }
-            2..4 => {
+            0..4 => {
                 self.world.cut();
                 ("(connection cut)", now)
             }
             4..6 => {
-                let wire = random_wire(&mut self.rng);
+                let wire = random_wire(&mut self.rng, self.serial);
                 self.world.rewire(wire);
                 ("(another wire)", now)
             }
             _ => {
-                let fault = random_fault(&mut self.rng);
+                let fault = match random_fault(&mut self.rng) {
+                    fault if self.serial => on_serial(fault),
+                    fault => fault,
+                };
                 let over = now + fault.span().unwrap_or_default();
                 let name = fault.name();
                 self.world.inject(fault);
@@ -217,6 +230,7 @@ impl Summary {
     /// Adds another one.
     pub fn add(&mut self, other: Self) {
         self.lives += other.lives;
+        self.serial += other.serial;
         self.time += other.time;
         self.steps += other.steps;
         self.sessions += other.sessions;
@@ -255,17 +269,24 @@ impl fmt::Display for Summary {
             let (times, lost) = (fate.times, spans.len());
             writeln!(f, "{name:<18} {times:>8} {lost:>8} {median:>8} {p99:>8} {max:>8}")?;
         }
-        let Self { lives, steps, sessions, frames, mail, .. } = self;
+        let Self { lives, serial, steps, sessions, frames, mail, .. } = self;
         let hours = self.hours();
-        writeln!(f, "{lives} lives, {hours:.0} hours, {sessions} sessions, {frames} frames")?;
+        writeln!(
+            f,
+            "{lives} lives ({serial} on a serial line), {hours:.0} hours, {sessions} sessions, \
+            {frames} frames"
+        )?;
         write!(f, "{steps} steps, each checked; {mail}")
     }
 }
 
-/// Some wire; now and then a miserable one.
-fn random_wire(rng: &mut Rng) -> WireConfig {
+/// Some wire; now and then a miserable one. On a serial line no byte is late.
+fn random_wire(rng: &mut Rng, serial: bool) -> WireConfig {
     if rng.below(3) > 0 {
         return WireConfig::default();
+    }
+    if serial {
+        return WireConfig { delay: 1..=20, stalls: 0, ..WireConfig::random(rng) };
     }
     let stalls = if rng.below(2) == 0 { rng.below(50) } else { 0 };
     WireConfig { stalls, ..WireConfig::random(rng) }
@@ -285,6 +306,16 @@ fn random_node(rng: &mut Rng) -> SimConfig {
     }
     node.stream.notices_fin = rng.below(4) > 0;
     node
+}
+
+/// What there is of a fault on a serial line: a pause in mid-frame that is longer than
+/// `torn_after` makes a torn frame of it, and there is no network to lose.
+fn on_serial(fault: Fault) -> Fault {
+    match fault {
+        Fault::Pause { span } => Fault::Pause { span: span / 250 },
+        Fault::Unreachable { span } => Fault::Refuse { span },
+        other => other,
+    }
 }
 
 /// Any fault of the catalogue, with random numbers, so short that there is time for the next.

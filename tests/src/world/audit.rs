@@ -36,7 +36,7 @@ pub(super) struct Audit {
     last_read: Instant,
     /// When a frame arrived, or the transport was opened, or the question was out.
     last_frame: Instant,
-    /// When the link's last whole frame was out.
+    /// When the link last wrote a byte; a frame takes minutes on a miserable wire.
     last_said: Instant,
     last_retry: Duration,
     want_configs: VecDeque<Instant>,
@@ -72,8 +72,11 @@ pub struct Totals {
 struct Stream {
     /// Frames that the node wrote and the user has not got: where they end, and their hash.
     expected: VecDeque<(u64, u64)>,
-    /// Bytes that the link's side has read.
+    /// Bytes that the link's side has read, and those that came out again, in frames or as noise.
     read: u64,
+    out: u64,
+    /// Bytes written that wake a node on a serial line.
+    woken: usize,
     /// A frame was torn; `tears` counts it when another follows.
     torn: bool,
     tears: u64,
@@ -103,6 +106,8 @@ enum Phase {
 /// Handshakes within an hour that raise the cap of the back-off.
 const CROWD: usize = 20;
 const HOUR: Duration = Duration::from_secs(3600);
+/// Bytes `C3` that begin a session on a serial line.
+const WAKE: usize = 32;
 
 impl Audit {
     pub(super) fn new(config: LinkConfig) -> Self {
@@ -118,7 +123,7 @@ impl Audit {
             want_configs: VecDeque::new(),
             nonces: BTreeSet::new(),
             node: None,
-            mail: Mail::new(config.outbox),
+            mail: Mail::new(config.outbox, config.serial.is_some()),
             totals: Totals::default(),
         }
     }
@@ -154,6 +159,18 @@ impl Audit {
     pub(super) fn handle_read(&mut self, now: Instant, conn: ConnId, count: usize) {
         self.streams.entry(conn).or_default().read += count as u64;
         self.last_read = now;
+    }
+
+    /// The link has handed bytes to the user, in a frame or as noise. Every byte comes out once, and
+    /// none of another connection.
+    pub(super) fn handle_out(&mut self, conn: ConnId, count: usize) -> Result<(), Violation> {
+        let stream = self.streams.entry(conn).or_default();
+        stream.out += count as u64;
+        let Stream { out, read, .. } = *stream;
+        if out > read {
+            return Err(format!("{out} bytes of {conn} came out, {read} were read"));
+        }
+        Ok(())
     }
 
     /// What the link read of a frame that it handed to the user.
@@ -214,12 +231,22 @@ impl Audit {
         conn: ConnId,
         bytes: &[u8],
     ) -> Result<(), Violation> {
+        self.last_said = now;
         let stream = self.streams.entry(conn).or_default();
         if stream.half.is_empty() {
             stream.begun = now;
         }
         let begun = stream.begun;
         stream.half.extend_from_slice(bytes);
+        if self.config.serial.is_some() && stream.woken < WAKE {
+            let wake = stream.half.iter().take_while(|byte| **byte == MAGIC[1]).count();
+            let wake = wake.min(WAKE - stream.woken);
+            stream.half.drain(..wake);
+            stream.woken += wake;
+            if stream.woken < WAKE && !stream.half.is_empty() {
+                return Err(format!("only {} bytes to wake the node", stream.woken));
+            }
+        }
         let mut said = Vec::new();
         while let Some(header) = stream.half.first_chunk::<HEADER_LEN>() {
             let len = FrameLen::from_header([header[2], header[3]]);
@@ -244,7 +271,6 @@ impl Audit {
         message: to_radio::PayloadVariant,
     ) -> Result<(), Violation> {
         use to_radio::PayloadVariant as Variant;
-        self.last_said = now;
         match message {
             Variant::Heartbeat(heartbeat) => {
                 self.totals.heartbeats += 1;
@@ -332,6 +358,7 @@ impl Audit {
                     return Err(format!("{event:?} while {:?}", self.phase));
                 }
                 if let Some(conn) = conn {
+                    self.check_all_out(conn, fault)?;
                     self.handle_end(conn, fault)?;
                 }
                 self.check_retry(now, session, retry_in)?;
@@ -369,6 +396,16 @@ impl Audit {
         };
         self.phase = next;
         Ok(())
+    }
+
+    /// When the other side ends a connection nothing of it is held back.
+    fn check_all_out(&self, conn: ConnId, fault: Fault) -> Result<(), Violation> {
+        match self.streams.get(&conn) {
+            Some(&Stream { read, out, .. }) if by_peer(fault) && out != read => {
+                Err(format!("{conn} ended, {read} bytes of it were read, {out} came out"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_completed(&mut self, conn: Option<ConnId>, node: u32) -> Result<(), Violation> {

@@ -5,6 +5,7 @@ use core::time::Duration;
 use embedded_io::{ErrorKind, ErrorType, Write};
 use meshbeat::sim::{ConnId, Listening, hash};
 use meshbeat_core::fault::{Class, Fault};
+use meshbeat_core::frame::HEADER_LEN;
 use meshbeat_core::link::{Item, Transmit};
 use meshbeat_core::rng::Rng;
 use meshbeat_core::{Event, Instant};
@@ -82,6 +83,9 @@ impl World {
         // Early calls do nothing, so one may come at any time.
         if self.flaw != Some(Flaw::ForgetsTime) {
             self.link.handle_timeout(self.now);
+        }
+        if let Some(id) = self.current.filter(|_| self.serial) {
+            self.deliver(id, &[])?;
         }
         self.settle_link()
     }
@@ -195,6 +199,7 @@ impl World {
             rest = &rest[received.taken..];
             match received.item {
                 Some(Item::Frame { payload, message, .. }) => {
+                    self.audit.handle_out(id, HEADER_LEN + payload.len())?;
                     self.audit.handle_message(id, message)?;
                     let hash = hash(payload);
                     if let Some(payloads) = &mut self.payloads {
@@ -204,6 +209,7 @@ impl World {
                     self.audit.handle_frame(self.now, id, hash)?;
                 }
                 Some(Item::Noise(noise)) => {
+                    self.audit.handle_out(id, noise.len())?;
                     self.audit.totals.noise += noise.len() as u64;
                     let room = NOISE_KEPT.saturating_sub(self.noise.len()).min(noise.len());
                     self.noise.extend_from_slice(&noise[..room]);

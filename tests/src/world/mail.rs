@@ -20,6 +20,8 @@ use super::senders::Draft;
 #[derive(Debug)]
 pub(super) struct Mail {
     config: OutboxConfig,
+    /// The node keeps ids and times over connections.
+    serial: bool,
     /// Packets without an end, by number.
     open: BTreeMap<u32, Letter>,
     /// Those with one.
@@ -38,6 +40,7 @@ pub(super) struct Mail {
     eaten: bool,
     /// When the last heartbeat was written, if no answer to it has come.
     asked: Option<Instant>,
+    turns: Turns,
     pub(super) totals: MailTotals,
 }
 
@@ -134,6 +137,20 @@ struct Letter {
     begun: Option<(Instant, Option<u32>)>,
     /// Some bytes were written that may have been its own, too few to tell.
     perhaps_begun: Option<Instant>,
+    /// How many turns there had been when it was accepted.
+    turn: u64,
+}
+
+/// Whose turn it was. A turn is the first write of a packet under an id; one that is written again
+/// has had its turn.
+#[derive(Debug, Default)]
+struct Turns {
+    /// How many there were.
+    count: u64,
+    /// The last one of a sender, or that one of its packets met its end in.
+    of: HashMap<u16, u64>,
+    /// The last one of a sender with a port number.
+    of_port: HashMap<(u16, i32), u64>,
 }
 
 /// A packet under one id, as the wire and the node saw it.
@@ -158,9 +175,10 @@ struct Wire {
 const SLACK: Duration = Duration::from_secs(60);
 
 impl Mail {
-    pub(super) fn new(config: OutboxConfig) -> Self {
+    pub(super) fn new(config: OutboxConfig, serial: bool) -> Self {
         Self {
             config,
+            serial,
             open: BTreeMap::new(),
             closed: HashMap::new(),
             ids: HashMap::new(),
@@ -170,6 +188,7 @@ impl Mail {
             eaten: false,
             unasked: None,
             asked: None,
+            turns: Turns::default(),
             totals: MailTotals::default(),
         }
     }
@@ -205,6 +224,7 @@ impl Mail {
             written: None,
             begun: None,
             perhaps_begun: None,
+            turn: self.turns.count,
         };
         self.open.insert(draft.serial, letter);
         match self.ids.insert(id, draft.serial) {
@@ -271,6 +291,7 @@ impl Mail {
             return Ok(());
         }
         self.check_first_write(begun, serial, id)?;
+        self.check_turn(serial, same)?;
         let wire = Wire { letter: serial, room: self.room, ..Wire::default() };
         self.wires.insert(id, wire);
         if let Some(letter) = self.open.get_mut(&serial) {
@@ -306,6 +327,43 @@ impl Mail {
         }
     }
 
+    /// While a sender has a packet that may be written, no other sender has two turns with packets
+    /// of its port number. One that was never written may be if it is the first of its sender and
+    /// port number, for then nothing but the rate limit holds it, which holds the other as well.
+    fn check_turn(&mut self, serial: u32, same: bool) -> Result<(), Violation> {
+        let letter = &self.open[&serial];
+        let (sender, port) = (letter.sender, letter.port);
+        // What was half written has had its turn, and nobody knows whether that was this one.
+        if same && letter.begun.or(letter.perhaps_begun.map(|at| (at, None))).is_some() {
+            return Ok(());
+        }
+        let Turns { count, of, of_port } = &mut self.turns;
+        *count += 1;
+        let before = of_port.insert((sender, port), *count);
+        of.insert(sender, *count);
+        let Some(before) = before else { return Ok(()) };
+        let mut heads: Vec<u16> = vec![sender];
+        for (other, waiting) in self.open.iter().filter(|(_, other)| other.port == port) {
+            if heads.contains(&waiting.sender) {
+                continue;
+            }
+            heads.push(waiting.sender);
+            let since = of.get(&waiting.sender).copied().max(Some(waiting.turn));
+            if waiting.wire.is_none()
+                && waiting.begun.is_none()
+                && waiting.perhaps_begun.is_none()
+                && since < Some(before)
+            {
+                return Err(format!(
+                    "packet {serial} is the second of sender {sender} and port {port} while \
+                     {other} of sender {} waits",
+                    waiting.sender
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// A torn frame took whole ones along; a queue status may have been among them.
     pub(super) fn handle_eaten(&mut self) {
         self.eaten = true;
@@ -321,6 +379,8 @@ impl Mail {
         if half.is_empty() || short {
             return;
         }
+        let count = self.turns.count;
+        self.turns.of.values_mut().for_each(|turn| *turn = count);
         // The tag of the packet and its length, the tag of `from` and that.
         let skip = if payload.get(1).is_some_and(|len| *len >= 0x80) { 3 } else { 2 };
         match payload.get(skip + 1..skip + 5) {
@@ -443,6 +503,8 @@ impl Mail {
             self.check_time(now, serial, &self.open[&serial])?;
             self.ids.remove(&event.id);
             if let Some(letter) = self.open.remove(&serial) {
+                // What waits behind it may be written only now.
+                self.turns.of.insert(letter.sender, self.turns.count);
                 self.closed.insert(serial, letter);
             }
         }
@@ -474,6 +536,8 @@ impl Mail {
                     _ => Ok(()),
                 }
             }
+            // On a serial line the node knows what was written before the line was opened again.
+            Record::Repeated(id) if self.serial && self.wires[&id].again => Ok(()),
             Record::Repeated(id) => Err(format!("{id:08x} was written twice on a connection")),
             Record::Taken(id) => self.handle_taken(id),
             Record::Refused { id, res } => {

@@ -40,6 +40,8 @@ pub struct World {
     now: Instant,
     rng: Rng,
     wire: WireConfig,
+    /// The link believes itself on a serial line.
+    serial: bool,
     link: Link<ROOM>,
     node: SimNode,
     conns: BTreeMap<ConnId, Conn>,
@@ -132,6 +134,7 @@ impl World {
             now: Instant::ORIGIN,
             rng: Rng::new(seed ^ 0x776F_726C_6421),
             wire,
+            serial: link.serial.is_some(),
             link: Link::new(link, seed).expect("settings that make sense"),
             node: SimNode::new(node, seed),
             conns: BTreeMap::new(),
