@@ -469,17 +469,20 @@ impl World {
 
     /// Hands what has landed to the node.
     fn feed_node(&mut self) -> Result<(), Violation> {
+        let mut fed = false;
         for (&id, conn) in &mut self.conns {
             if !conn.node_open {
                 // The answer of a closed socket is a reset.
                 let unwanted = !conn.up.landed.is_empty();
                 conn.up.discard();
                 if unwanted {
+                    fed = true;
                     conn.down.finish(self.now, End::Rst, &self.wire, &mut self.rng);
                 }
                 continue;
             }
             if !conn.up.landed.is_empty() {
+                fed = true;
                 let taken = self.node.handle_bytes(self.now, id, &conn.up.landed);
                 conn.up.read(taken);
             }
@@ -493,9 +496,10 @@ impl World {
                     End::Rst => self.node.handle_gone(self.now, id),
                 }
                 conn.node_told = true;
+                fed = true;
             }
         }
-        self.settle_node()
+        if fed { self.settle_node() } else { Ok(()) }
     }
 
     /// Does what the node wants of the network.
