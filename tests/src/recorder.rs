@@ -213,7 +213,11 @@ impl Node {
     /// A node that runs.
     pub fn start(config: SimConfig, seed: u64) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Server::bind(address, config, seed).expect("a free port");
+        Self::serve(Server::bind(address, config, seed).expect("a free port"))
+    }
+
+    /// A server, running.
+    pub fn serve(mut server: Server) -> Self {
         let (handle, address) = (server.handle(), server.local_addr());
         Self { handle, address, thread: Some(thread::spawn(move || server.run())) }
     }

@@ -247,6 +247,8 @@ pub struct Totals {
     pub frames: u64,
     /// Faults played.
     pub faults: u64,
+    /// Times that the network took some of the bytes it was offered, and not all.
+    pub short_writes: u64,
 }
 
 impl Default for Log {
@@ -283,6 +285,10 @@ impl Log {
 
     pub(super) fn keep(&mut self, limit: usize) {
         self.limit = limit;
+    }
+
+    pub(super) fn count_short_write(&mut self) {
+        self.totals.short_writes += 1;
     }
 
     pub(super) fn push(&mut self, at: Instant, what: Record) {

@@ -260,6 +260,9 @@ impl SimNode {
             return;
         };
         link.output.take(count);
+        if (1..offered).contains(&count) {
+            self.log.count_short_write();
+        }
         match link.output.close_at {
             Some((at, how)) if link.output.sent() >= at => self.close(now, how, Why::Fault),
             _ if count < offered && self.config.stream.close_on_short_write => {
