@@ -203,7 +203,7 @@ impl<const N: usize> Outbox<N> {
             want_ack,
             sender,
             order: self.next_order,
-            turn: turn.unwrap_or(self.next_turn.wrapping_sub(3)),
+            turn: turn.unwrap_or_else(|| self.next_turn.wrapping_sub(3)),
             state: PacketState::Queued,
             told: None,
             expires: now + ttl.unwrap_or(self.config.ttl),

@@ -269,7 +269,10 @@ impl World {
                 Ok(Transmit::Wrote(_)) => {}
                 Ok(Transmit::Blocked | Transmit::Empty) => return Ok(()),
                 // Not ready; or broken, and then what has arrived is read before the end is told.
-                Err(Broken(_)) => return Ok(()),
+                Err(Broken(_)) => {
+                    self.audit.handle_blocked(self.now, id);
+                    return Ok(());
+                }
             }
         }
         Ok(())
