@@ -6,9 +6,9 @@
 //! so a busy machine makes the test slower and nothing else. The sockets' buffers are small: the
 //! node's handshake does not fit in, so its writes are short.
 
+use core::net::SocketAddr;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Instant as Clock;
