@@ -315,6 +315,7 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
     /// Lets time pass; does nothing before [`Link::poll_timeout`]. On a serial line call
     /// [`Link::handle_bytes`] with an empty slice afterwards: a torn frame may have been given up.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.withdraw_stale(now);
         self.outbox.handle_timeout(now, self.heartbeat.answers() == Answers::Mute);
         if self.torn_deadline().is_some_and(|at| now >= at) {
             self.flush = true;
@@ -365,6 +366,7 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
         now: Instant,
         writer: &mut W,
     ) -> Result<Transmit, W::Error> {
+        self.withdraw_stale(now);
         if self.tx.is_empty() {
             self.sending = self.next_frame(now);
         }

@@ -79,6 +79,16 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
         pushed.ok().map(|()| next)
     }
 
+    /// A packet of which the transport takes no byte waits like any other, and becomes too old.
+    pub(super) fn withdraw_stale(&mut self, now: Instant) {
+        if self.sending == Some(Sending::Packet)
+            && !self.tx.is_half_sent()
+            && self.outbox.withdraw(now)
+        {
+            self.clear_tx();
+        }
+    }
+
     /// Asks for the configuration anew once no packet is in flight: the node answers in order, and
     /// a packet's own status would wait behind it.
     fn begin_refresh(&mut self, now: Instant) {

@@ -82,6 +82,8 @@ struct Flight {
     had_room: bool,
     /// It was written under the same id on an earlier connection.
     repeat: bool,
+    /// A byte of it was written.
+    begun: bool,
     /// When it was written whole; before that, when it was taken up.
     since: Instant,
     /// Answers that may still come to heartbeats written before it.
@@ -257,6 +259,9 @@ impl<const N: usize> Outbox<N> {
     /// before.
     pub fn handle_begun(&mut self, now: Instant) {
         let Some((node, _)) = self.up else { return };
+        if let Some(flight) = &mut self.flight {
+            flight.begun = true;
+        }
         let turn = self.next_turn;
         if let Some(slot) = self.in_flight()
             && slot.first_written.is_none()
@@ -266,6 +271,16 @@ impl<const N: usize> Outbox<N> {
             self.next_turn = turn.wrapping_add(2);
             self.slots.iter_mut().filter(|slot| slot.sender == sender).for_each(|s| s.turn = turn);
         }
+    }
+
+    /// Takes back a packet that has become too old while the transport took no byte of it. Returns
+    /// whether there was one: it is not to be written then.
+    pub fn withdraw(&mut self, now: Instant) -> bool {
+        let stale = self.unbegun().is_some_and(|slot| now >= self.end(slot));
+        if stale {
+            self.flight = None;
+        }
+        stale
     }
 
     /// The last byte of a packet was written.
@@ -419,6 +434,7 @@ impl<const N: usize> Outbox<N> {
             order,
             had_room,
             repeat,
+            begun: false,
             since: now,
             ahead: self.pending,
             behind: 0,
@@ -442,7 +458,8 @@ impl<const N: usize> Outbox<N> {
     /// `can_send`, [`Outbox::poll_packet`] has something new.
     pub fn poll_timeout(&self, can_send: bool) -> Option<Instant> {
         let mut due = self.flight.and_then(|flight| match flight.barrier {
-            Barrier::Writing | Barrier::Wanted { .. } => None,
+            Barrier::Writing => self.unbegun().map(|slot| self.end(slot)),
+            Barrier::Wanted { .. } => None,
             Barrier::Waiting(at) | Barrier::Read(at) => Some(at),
             Barrier::Asked { until, .. } => Some(until),
         });
@@ -640,6 +657,12 @@ impl<const N: usize> Outbox<N> {
     fn in_flight(&mut self) -> Option<&mut Slot> {
         let order = self.flight?.order;
         self.slots.iter_mut().find(|slot| slot.order == order)
+    }
+
+    /// The packet that is offered to a transport which has taken no byte of it.
+    fn unbegun(&self) -> Option<&Slot> {
+        let flight = self.flight.filter(|flight| !flight.begun)?;
+        self.slots.iter().find(|slot| slot.order == flight.order)
     }
 
     fn is_flying(&self, slot: &Slot) -> bool {

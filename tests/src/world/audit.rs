@@ -20,7 +20,7 @@ use meshbeat_proto::{ToRadio, to_radio};
 use prost::Message;
 
 use super::ROOM;
-use super::mail::{Begun, Mail};
+use super::mail::Mail;
 
 /// What was found wrong, in words.
 pub type Violation = String;
@@ -87,8 +87,6 @@ struct Stream {
     half: Vec<u8>,
     /// When the first byte of it was written.
     begun: Instant,
-    /// Since when the transport was offered the next frame and has taken nothing of it.
-    blocked: Option<Instant>,
     asked: Option<u32>,
     completed: BTreeSet<u32>,
     /// Bytes that left the node, once it closed.
@@ -238,7 +236,7 @@ impl Audit {
         if stream.half.is_empty() {
             stream.begun = now;
         }
-        let begun = Begun { at: stream.begun, offered: stream.blocked.unwrap_or(stream.begun) };
+        let begun = stream.begun;
         stream.half.extend_from_slice(bytes);
         if self.config.serial.is_some() && stream.woken < WAKE {
             let wake = stream.half.iter().take_while(|byte| **byte == MAGIC[1]).count();
@@ -262,24 +260,13 @@ impl Audit {
             }
             stream.half.drain(..len.frame());
         }
-        if stream.half.is_empty() {
-            stream.blocked = None;
-        }
         said.into_iter().try_for_each(|message| self.handle_said(now, begun, conn, message))
-    }
-
-    /// The transport took nothing of what the link offered.
-    pub(super) fn handle_blocked(&mut self, now: Instant, conn: ConnId) {
-        let stream = self.streams.entry(conn).or_default();
-        if stream.half.is_empty() {
-            stream.blocked.get_or_insert(now);
-        }
     }
 
     fn handle_said(
         &mut self,
         now: Instant,
-        begun: Begun,
+        begun: Instant,
         conn: ConnId,
         message: to_radio::PayloadVariant,
     ) -> Result<(), Violation> {

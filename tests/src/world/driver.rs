@@ -269,10 +269,7 @@ impl World {
                 Ok(Transmit::Wrote(_)) => {}
                 Ok(Transmit::Blocked | Transmit::Empty) => return Ok(()),
                 // Not ready; or broken, and then what has arrived is read before the end is told.
-                Err(Broken(_)) => {
-                    self.audit.handle_blocked(self.now, id);
-                    return Ok(());
-                }
+                Err(Broken(_)) => return Ok(()),
             }
         }
         Ok(())

@@ -44,16 +44,6 @@ pub(super) struct Mail {
     pub(super) totals: MailTotals,
 }
 
-/// When a frame was begun.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Begun {
-    /// When its first byte was written.
-    pub(super) at: Instant,
-    /// When it was first offered to a transport that took nothing: the link had taken it up by then,
-    /// and does not take it back.
-    pub(super) offered: Instant,
-}
-
 /// Counts of packets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MailTotals {
@@ -252,7 +242,7 @@ impl Mail {
     pub(super) fn handle_written(
         &mut self,
         now: Instant,
-        begun: Begun,
+        begun: Instant,
         node: Option<u32>,
         packet: &MeshPacket,
     ) -> Result<(), Violation> {
@@ -276,7 +266,7 @@ impl Mail {
             if to != node {
                 return Err(format!("packet {serial} was written again to {node:x?}, not {to:x?}"));
             }
-            let span = begun.offered.since(first);
+            let span = begun.since(first);
             if span > self.config.resend_within {
                 return Err(format!("packet {serial} was written again after {span:?}"));
             }
@@ -300,24 +290,19 @@ impl Mail {
             }
             return Ok(());
         }
-        self.check_first_write(begun.offered, serial, id)?;
+        self.check_first_write(begun, serial, id)?;
         self.check_turn(serial, same)?;
         let wire = Wire { letter: serial, room: self.room, ..Wire::default() };
         self.wires.insert(id, wire);
         if let Some(letter) = self.open.get_mut(&serial) {
-            letter.begun = letter.begun.filter(|_| same).or(Some((begun.at, node)));
+            letter.begun = letter.begun.filter(|_| same).or(Some((begun, node)));
             (letter.wire, letter.written) = (Some(id), Some(now));
         }
         Ok(())
     }
 
     /// A packet is written under an id for the first time.
-    fn check_first_write(
-        &mut self,
-        offered: Instant,
-        serial: u32,
-        id: u32,
-    ) -> Result<(), Violation> {
+    fn check_first_write(&mut self, begun: Instant, serial: u32, id: u32) -> Result<(), Violation> {
         let letter = &self.open[&serial];
         match letter.wire.map(|before| &self.wires[&before]) {
             None if id != letter.id => {
@@ -326,7 +311,7 @@ impl Mail {
             None => {
                 self.totals.written += 1;
                 match letter.begun {
-                    None if offered > letter.expires && letter.perhaps_begun.is_none() => {
+                    None if begun > letter.expires && letter.perhaps_begun.is_none() => {
                         Err(format!("packet {serial} was written when it was too old"))
                     }
                     _ => Ok(()),
@@ -349,7 +334,7 @@ impl Mail {
         let letter = &self.open[&serial];
         let (sender, port) = (letter.sender, letter.port);
         // What was half written has had its turn, and nobody knows whether that was this one.
-        if same && (letter.begun.is_some() || letter.perhaps_begun.is_some()) {
+        if same && letter.begun.or(letter.perhaps_begun.map(|at| (at, None))).is_some() {
             return Ok(());
         }
         let Turns { count, of, of_port } = &mut self.turns;

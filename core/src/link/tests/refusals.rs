@@ -401,3 +401,19 @@ fn a_barrier_behind_a_repeat_on_a_serial_line_proves_nothing() {
     bench.answer_barriers();
     bench.ended(id, PacketState::Confirmed);
 }
+
+#[test]
+fn a_packet_that_the_transport_does_not_take_becomes_too_old_like_any_other() {
+    let mut bench = Bench::settled();
+    bench.wire.takes = Some(0);
+    let ttl = Some(Duration::from_secs(5));
+    let id = bench.link.send(bench.now, 0, &packet(TEXT_PORT, ALL, false, 0), ttl).unwrap();
+    bench.drain();
+    bench.wait(4900);
+    assert_eq!(bench.fates(), [(id, PacketState::Queued)]);
+    bench.wait(200);
+    bench.ended(id, PacketState::Expired);
+    bench.wire.takes = None;
+    bench.wait(100);
+    assert_eq!(bench.written(), Vec::<Vec<u8>>::new());
+}
