@@ -504,7 +504,7 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
                 if self.serial.is_some() =>
             {
                 self.push(Event::Rebooted);
-                self.outbox.handle_lost(now);
+                self.outbox.handle_lost();
                 self.enter(State::Configuring { opened, asked: self.ask(now) });
             }
             // A config_complete_id with another nonce is a leftover of an aborted handshake.
@@ -593,7 +593,7 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
             self.last_heard = Some(self.heartbeat.last_received());
         }
         let retry_in = self.backoff.handle_lost(now, session, self.rng.next_u32());
-        self.outbox.handle_lost(now);
+        self.outbox.handle_lost();
         warn_if_unusual(fault);
         self.enter(State::Waiting { until: now + retry_in });
         self.push(Event::Lost { fault, session, was_up, retry_in });

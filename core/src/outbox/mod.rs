@@ -124,6 +124,8 @@ pub struct Outbox<const N: usize> {
     /// Counts in twos: between two turns there is room for those that come anew.
     next_turn: u32,
     flight: Option<Flight>,
+    /// The port number of what was in flight when the connection was lost.
+    lost_port: Option<i32>,
     /// The node that is connected and configured, and since when.
     up: Option<(u32, Instant)>,
     /// The last `free` that the node told on this connection.
@@ -156,6 +158,7 @@ impl<const N: usize> Outbox<N> {
             next_order: 0,
             next_turn: 2,
             flight: None,
+            lost_port: None,
             up: None,
             free: None,
             was_full: false,
@@ -232,6 +235,11 @@ impl<const N: usize> Outbox<N> {
     pub fn handle_configured(&mut self, now: Instant, node: u32) {
         // The opening heartbeat was answered before its end or not at all.
         (self.up, self.pending) = (Some((node, now)), 0);
+        // On a serial line the node has by now read what was in flight when the line was lost, and
+        // perhaps no earlier: input waits while it is away.
+        if let Some(port) = self.lost_port.take().filter(|_| self.remembers) {
+            self.pacing.handle_read(now, port);
+        }
         for slot in &mut self.slots {
             if slot.state == PacketState::Queued
                 && slot.first_written.is_some_and(|(_, written_to)| written_to != node)
@@ -243,15 +251,13 @@ impl<const N: usize> Outbox<N> {
     }
 
     /// The connection is gone. What was in flight waits to be written again.
-    pub fn handle_lost(&mut self, now: Instant) {
+    pub fn handle_lost(&mut self) {
         self.up = None;
         if let Some(flight) = self.flight.take()
             && let Some(slot) = self.slots.iter_mut().find(|slot| slot.order == flight.order)
         {
             slot.state = PacketState::Queued;
-            if self.remembers {
-                self.pacing.handle_read(now, slot.port);
-            }
+            self.lost_port = Some(slot.port);
         }
     }
 

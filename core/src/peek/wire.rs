@@ -49,7 +49,10 @@ impl<'a> Fields<'a> {
     }
 
     /// The next field; `None` at the end. After an error the rest means nothing.
-    #[expect(clippy::should_implement_trait, reason = "a field may be malformed, and then no other follows")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "a field may be malformed, and then no other follows"
+    )]
     pub fn next(&mut self) -> Result<Option<Field<'a>>, Malformed> {
         if self.rest.is_empty() {
             return Ok(None);

@@ -392,7 +392,7 @@ fn a_barrier_behind_a_repeat_on_a_serial_line_proves_nothing() {
     let mut bench = serial();
     let id = bench.text(0);
     bench.reconnect_serial();
-    bench.wait(1000);
+    bench.wait(2050);
     bench.answer_barriers();
     bench.ended(id, PacketState::Unknown);
     // The first write is proof enough.
@@ -416,4 +416,19 @@ fn a_packet_that_the_transport_does_not_take_becomes_too_old_like_any_other() {
     bench.wire.takes = None;
     bench.wait(100);
     assert_eq!(bench.written(), Vec::<Vec<u8>>::new());
+}
+
+#[test]
+fn on_a_serial_line_the_span_starts_when_the_node_is_back() {
+    let mut bench = serial();
+    let first = bench.text(0);
+    bench.written();
+    bench.reconnect_serial();
+    bench.receive(&status(0, 16, first));
+    bench.ended(first, PacketState::Confirmed);
+    bench.text(0);
+    bench.wait(1900);
+    assert_eq!(bench.written(), Vec::<Vec<u8>>::new());
+    bench.wait(200);
+    assert_eq!(bench.written().len(), 1);
 }
