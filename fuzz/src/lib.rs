@@ -7,23 +7,31 @@
 
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod against_prost;
 pub mod decoder;
 pub mod input;
 pub mod link;
 pub mod mutate;
+pub mod outbox;
 pub mod peek;
 pub mod proto;
+pub mod relay;
 pub mod roundtrip;
+pub mod simnode;
 
 /// A target: the name it has everywhere, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
+    ("address", address::run),
     ("decoder", decoder::run),
     ("link", link::run),
+    ("outbox", outbox::run),
     ("peek", peek::run),
     ("proto", proto::run),
+    ("relay", relay::run),
     ("roundtrip", roundtrip::run),
+    ("simnode", simnode::run),
 ];

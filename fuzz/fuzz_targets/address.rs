@@ -1,0 +1,3 @@
+//! `meshbeat_fuzz::address::run` under libFuzzer.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| meshbeat_fuzz::address::run(data));
