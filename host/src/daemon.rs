@@ -62,6 +62,8 @@ pub struct DaemonConfig {
     pub on_up: Option<String>,
     /// Where all that is random comes from.
     pub seed: u64,
+    /// Kernel buffers of about so many bytes for each client's socket, see [`Doors::set_buffers`].
+    pub client_buffers: Option<usize>,
 }
 
 /// Holds the link and relays it: the program of `meshbeat run`.
@@ -139,13 +141,14 @@ impl Daemon {
     ) -> Result<Self, DaemonError> {
         let clock = event_loop.clock();
         let now = clock.now();
-        let doors = Doors::open(
+        let mut doors = Doors::open(
             &config.listen,
             config.local_node,
             event_loop.registry()?,
             FIRST_PROGRAM_TOKEN,
             config.socket,
         )?;
+        doors.set_buffers(config.client_buffers);
         let mut relay = Relay::new(config.relay, config.seed, unix_ms_at_origin(now));
         if let Some(store) = &config.store {
             load(store, &mut relay);

@@ -84,6 +84,10 @@ impl FromStr for NodeAddr {
             let message = format!("{wrong:?} cannot stand in a host name, write HOST or HOST:PORT");
             return Err(NodeAddrError(message));
         }
+        if ["unix", "serial"].contains(&host) {
+            let message = format!("{host:?} begins another kind of address, write the host's IP");
+            return Err(NodeAddrError(message));
+        }
         Ok(Self::Tcp { host: host.into(), port })
     }
 }

@@ -37,7 +37,7 @@ pub(crate) struct Args {
     state: Option<PathBuf>,
     /// Packets kept for the next client while there is none
     #[arg(long, value_name = "N", default_value_t = 100,
-          value_parser = clap::value_parser!(u16).range(0..=10_000))]
+          value_parser = clap::value_parser!(u16).range(0..=1000))]
     backlog: u16,
     /// Whether clients are told when the link to the node goes and when it is back
     #[arg(long, value_name = "WHEN", default_value = "on")]
@@ -61,6 +61,13 @@ pub(crate) struct Args {
     /// Run in the same way when the link is back
     #[arg(long, value_name = "CMD")]
     on_up: Option<String>,
+    /// The longest wait between two connects, in seconds; for tests
+    #[arg(long, value_name = "SECONDS", hide = true,
+          value_parser = clap::value_parser!(u64).range(1..=60))]
+    backoff_cap: Option<u64>,
+    /// Kernel buffers of about so many bytes for each client's socket; for tests
+    #[arg(long, value_name = "BYTES", hide = true)]
+    client_buffers: Option<usize>,
     #[command(flatten)]
     tcp: TcpArgs,
 }
@@ -83,8 +90,14 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         on_down: args.on_down.clone(),
         on_up: args.on_up.clone(),
         seed: seed(),
+        client_buffers: args.client_buffers,
     };
-    let mut event_loop = EventLoop::new(target, Daemon::link_config(), args.tcp.options(), seed())?;
+    let mut link = Daemon::link_config();
+    if let Some(cap) = args.backoff_cap {
+        link.backoff.cap = Duration::from_secs(cap);
+        link.backoff.crowded_cap = link.backoff.cap;
+    }
+    let mut event_loop = EventLoop::new(target, link, args.tcp.options(), seed())?;
     let mut daemon = Daemon::new(config, &event_loop, Notify::from_env())?;
     let mut out = io::stdout();
     for address in daemon.local_addrs() {

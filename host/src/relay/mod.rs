@@ -374,6 +374,10 @@ impl Relay {
         match variant {
             PayloadVariant::WantConfigId(nonce) => {
                 session.ask(now, nonce, self.config.handshakes_per_minute);
+                // What a pause of the old handshake had kept back.
+                if session.pending().next().is_some() {
+                    session.announce(client, &mut self.actions);
+                }
                 self.serve_asked(now);
             }
             PayloadVariant::Heartbeat(_) => {

@@ -81,10 +81,14 @@ impl Relay {
         self.tell_room(link);
         if let Some(dirty) = self.dirty
             && self.refresh_due(dirty).is_some_and(|at| now >= at)
-            && link.state().is_up()
         {
-            link.refresh();
-            self.dirty = Some(Dirty { asked: true, ..dirty });
+            if link.state().is_up() {
+                link.refresh();
+                self.dirty = Some(Dirty { asked: true, ..dirty });
+            } else {
+                // It is being asked just now, or is about to close.
+                self.dirty = Some(Dirty { last: now, ..dirty });
+            }
         }
     }
 

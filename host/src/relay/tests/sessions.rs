@@ -79,6 +79,21 @@ fn ios_is_given_time_behind_its_own_node_info() {
 }
 
 #[test]
+fn what_a_pause_kept_back_is_not_forgotten_when_the_next_answer_has_to_wait() {
+    let mut bench = Bench::up();
+    let client = bench.connect();
+    for nonce in 1..=29 {
+        bench.want_config(client, nonce);
+    }
+    bench.want_config(client, 69420);
+    bench.beat(client);
+    assert_eq!(bench.words(client).last().unwrap(), "node_info");
+    // One too many in this minute: its answer has to wait, the heartbeat's has not.
+    bench.want_config(client, 31);
+    assert_eq!(bench.words(client), ["status 0 res 0 free 16"]);
+}
+
+#[test]
 fn a_second_question_drops_the_rest_of_the_first_answer() {
     let mut bench = Bench::up();
     let client = bench.connect();
