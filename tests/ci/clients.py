@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Runs the official clients against a simulated node of 100 nodes.
+"""Runs the official clients against a simulated node of 100 nodes, and then through the relay.
 
     tests/ci/clients.py MESHBEAT
 
-MESHBEAT is the program. The node has to say where it listens, serve every client, and stop with
-exit code 0 on SIGTERM.
+MESHBEAT is the program. Node and relay have to say where they listen, serve every client, and stop
+with exit code 0 on SIGTERM.
 """
 
+import contextlib
 import re
 import signal
 import subprocess
@@ -18,32 +19,56 @@ RUN = Path(__file__).resolve().parent.parent / "clients/run"
 NODES = "100"
 START_LIMIT = 30  # seconds
 STOP_LIMIT = 10
+FREE_PORT = ["--listen", "127.0.0.1:0"]
+
+
+class Failure(Exception):
+    """Why a run is not what it should be."""
 
 
 def main() -> int:
-    command = [sys.argv[1], "sim", "--listen", "127.0.0.1:0", "--nodes", NODES, "--traffic", "60"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sim:
-        deadline = threading.Timer(START_LIMIT, sim.kill)
-        deadline.start()
-        line = sim.stdout.readline()
-        deadline.cancel()
-        address = re.fullmatch(r"listening on (127\.0\.0\.1:\d+)\n", line)
-        if address is None:
-            sim.kill()
-            print(f"clients: the first line of `sim` is {line!r}", file=sys.stderr)
-            return 1
-        clients = subprocess.run([RUN, address[1], NODES], check=False).returncode
-        sim.send_signal(signal.SIGTERM)
+    meshbeat = sys.argv[1]
+    sim = [meshbeat, "sim", *FREE_PORT, "--nodes", NODES, "--traffic", "60"]
+    try:
+        with served("sim", sim) as node:
+            clients("against the node", node)
+            run = [meshbeat, "run", *FREE_PORT, "--node", node, "--state", "none"]
+            with served("run", [*run, "--socket", "none"]) as relay:
+                clients("through the relay", relay)
+    except Failure as failure:
+        print(f"clients: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+@contextlib.contextmanager
+def served(name: str, command: list):
+    """The address on which a program serves, until it is stopped."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            stopped = sim.wait(STOP_LIMIT)
+            deadline = threading.Timer(START_LIMIT, process.kill)
+            deadline.start()
+            line = process.stdout.readline()
+            deadline.cancel()
+            address = re.match(r"listening on (127\.0\.0\.1:\d+)\b", line)
+            if address is None:
+                raise Failure(f"the first line of `{name}` is {line!r}")
+            yield address[1]
+            process.send_signal(signal.SIGTERM)
+            if (code := process.wait(STOP_LIMIT)) != 0:
+                raise Failure(f"exit code of `{name}` after SIGTERM: {code}")
         except subprocess.TimeoutExpired:
-            sim.kill()
-            print(f"clients: `sim` still runs {STOP_LIMIT} s after SIGTERM", file=sys.stderr)
-            return 1
-    if stopped != 0:
-        print(f"clients: exit code of `sim` after SIGTERM: {stopped}", file=sys.stderr)
-    print(f"result: clients {clients}, sim {stopped}", flush=True)
-    return 0 if clients == stopped == 0 else 1
+            raise Failure(f"`{name}` still runs {STOP_LIMIT} s after SIGTERM") from None
+        finally:
+            process.kill()
+
+
+def clients(how: str, address: str) -> None:
+    print(f"{how}:", flush=True)
+    code = subprocess.run([RUN, address, NODES], check=False).returncode
+    print(f"result: clients {how}: {code}", flush=True)
+    if code != 0:
+        raise Failure(f"clients {how}: exit code {code}")
 
 
 if __name__ == "__main__":

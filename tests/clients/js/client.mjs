@@ -8,16 +8,12 @@
 // {"text","from","to","channel","id"} per received text. Exit 1 with one line on any error, 75
 // if the library drew a packet id whose answers it cannot read: start again.
 
-import { randomInt, webcrypto } from "node:crypto";
 import { parseArgs } from "node:util";
-import { MeshDevice, Protobuf, Types } from "@meshtastic/core";
-import { TransportNode } from "@meshtastic/transport-node";
+import { Types } from "@meshtastic/core";
+import { configure, connect, holdsMagic, print, refusal } from "./library.mjs";
 
 const USAGE =
   "client.mjs HOST PORT [--send TEXT] [--expect-nodes N] [--listen COUNT] [--timeout S]";
-
-// The library uses the global that Node.js has only since version 19.
-globalThis.crypto ??= webcrypto;
 
 process.on("uncaughtException", (error) => fail(error));
 process.on("unhandledRejection", (error) => fail(error));
@@ -25,25 +21,15 @@ process.on("unhandledRejection", (error) => fail(error));
 const options = readArguments();
 setTimeout(() => fail(`not done within ${options.timeout} s`), options.timeout * 1000);
 
-const device = await connect();
+const device = await connect(options.host, options.port);
 const seen = watch(device);
-await configure();
+await configured();
 if (options.send !== undefined) await send(options.send);
 if (options.listen > 0) await listen(options.listen);
 seen.leaving = true;
 await device.disconnect();
 // The library's 60 s timer per sent frame would keep the process alive.
 process.exit(0);
-
-async function connect() {
-  const transport = await TransportNode.create(options.host, options.port);
-  let configId;
-  do configId = randomInt(1, 2 ** 32);
-  while (holdsMagic(configId));
-  const device = new MeshDevice(transport, configId);
-  device.log.settings.type = "hidden"; // it writes to standard output
-  return device;
-}
 
 /** Collects what the library reports from the first frame on. */
 function watch(device) {
@@ -74,22 +60,9 @@ function watch(device) {
   return seen;
 }
 
-async function configure() {
-  await new Promise((resolve) => {
-    // The library takes any config_complete_id for its own; the test does not.
-    device.events.onFromRadio.subscribe(({ payloadVariant: { case: variant, value } }) => {
-      if (variant === "configCompleteId" && value !== device.configId) {
-        fail(`config_complete_id is ${value}, asked for ${device.configId}`);
-      }
-    });
-    device.events.onDeviceStatus.subscribe((status) => {
-      if (status === Types.DeviceStatusEnum.DeviceConfigured) resolve();
-    });
-    // Its promise is settled by a timer after 60 s, not by the configuration.
-    device.configure().catch((error) => fail(error));
-  });
+async function configured() {
+  await configure(device, fail);
   const myNodeNum = device.myNodeInfo.myNodeNum;
-  if (myNodeNum === 0) fail("configured without my_info");
   if (!seen.nodes.delete(myNodeNum)) fail("configured without the own node_info");
   print({ nodes: seen.nodes.size, myNodeNum, channels: seen.channels });
   if (seen.nodes.size < options.expectNodes) {
@@ -117,20 +90,6 @@ async function listen(count) {
   }
 }
 
-/**
- * The library takes `94 C3` inside a payload for the start of another frame and drops the payload.
- * An id stands in payloads as a varint and as four bytes, little endian.
- */
-function holdsMagic(id) {
-  const fixed = Buffer.alloc(4);
-  fixed.writeUInt32LE(id);
-  const varint = [];
-  for (let rest = id; rest > 0; rest = Math.floor(rest / 128)) {
-    varint.push((rest % 128) | (rest >= 128 ? 128 : 0));
-  }
-  return [fixed, Buffer.from(varint)].some((bytes) => bytes.includes("94c3", 0, "hex"));
-}
-
 function readArguments() {
   const number = (name, text) => {
     if (!/^\d+$/.test(text)) fail(`${name}: "${text}" is not a number`);
@@ -152,16 +111,10 @@ function readArguments() {
   };
 }
 
-function print(object) {
-  process.stdout.write(`${JSON.stringify(object)}\n`);
-}
-
 function fail(error, code = 1) {
   // A refused packet rejects with its id and the reason out of the Routing reply.
-  const refused = error?.id !== undefined && error.error !== undefined;
-  const reason = refused
-    ? `packet ${error.id}: ${Protobuf.Mesh.Routing_Error[error.error]}`
-    : (error?.message ?? error);
+  const refused = refusal(error);
+  const reason = refused ? `packet ${error.id}: ${refused}` : (error?.message ?? error);
   process.stderr.write(`client.mjs: ${reason}\n`);
   process.exit(code);
 }

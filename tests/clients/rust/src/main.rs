@@ -10,27 +10,20 @@
 //! `{"text","from","to","channel","id"}` per received text. Exit 1 with one line on any error, 75
 //! if the library drew a packet id whose answers it cannot read: start again.
 
-use std::collections::{HashSet, VecDeque};
-use std::convert::Infallible;
+use std::collections::VecDeque;
 use std::error::Error;
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use meshtastic::Message;
-use meshtastic::api::{ConnectedStreamApi, StreamApi};
-use meshtastic::packet::{PacketDestination, PacketReceiver, PacketRouter};
-use meshtastic::protobufs::{
-    FromRadio, MeshPacket, PortNum, QueueStatus, Routing, from_radio, mesh_packet, routing,
-};
-use meshtastic::types::{MeshChannel, NodeId};
-use meshtastic::utils;
+use meshtastic::api::ConnectedStreamApi;
+use meshtastic::packet::PacketDestination;
+use meshtastic::protobufs::{from_radio, routing};
+use meshtastic::types::MeshChannel;
+use peer::{Peer, Result, connect, holds_magic, print, routing_reply, text_of};
 use serde_json::{Value, json};
 
 const USAGE: &str =
     "client HOST:PORT [--send TEXT] [--expect-nodes N] [--listen COUNT] [--timeout S]";
-
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -92,76 +85,38 @@ impl Options {
 }
 
 async fn run(options: Options) -> Result<()> {
-    let stream = utils::stream::build_tcp_stream(options.address).await?;
-    let (packets, api) = StreamApi::new().connect(stream).await;
-    let config_id = loop {
-        let id = utils::generate_rand_id();
-        if !holds_magic(id) {
-            break id;
-        }
-    };
-    let mut api = api.configure(config_id).await?;
-    let mut peer = Peer { packets, node_num: 0, last_sent: 0, texts: VecDeque::new() };
-
-    let (nodes, channels) = peer.configured(config_id).await?;
-    print(&json!({ "nodes": nodes, "myNodeNum": peer.node_num, "channels": channels }))?;
+    let (peer, mut api) = connect(options.address).await?;
+    let Peer { nodes, channels, node_num, .. } = peer;
+    print(&json!({ "nodes": nodes, "myNodeNum": node_num, "channels": channels }))?;
     if nodes < options.expect_nodes {
         let expected = options.expect_nodes;
         return Err(format!("{nodes} other nodes, expected at least {expected}").into());
     }
+    let mut client = Client { peer, texts: VecDeque::new() };
     if let Some(text) = options.send {
-        let id = peer.send(&mut api, text).await?;
+        let id = client.send(&mut api, text).await?;
         print(&json!({ "sent": id }))?;
     }
     for _ in 0..options.listen {
-        print(&peer.next_text().await?)?;
+        print(&client.next_text().await?)?;
     }
     api.disconnect().await?;
     Ok(())
 }
 
-/// What this program keeps beside the library.
-struct Peer {
-    packets: PacketReceiver,
-    /// 0 until `my_info` has come.
-    node_num: u32,
-    /// Id of the packet sent last: the library makes it up and tells only its `PacketRouter`.
-    last_sent: u32,
+struct Client {
+    peer: Peer,
     /// Texts that came while something else was awaited.
     texts: VecDeque<Value>,
 }
 
-impl Peer {
-    /// Reads up to `config_complete_id`: the number of other nodes, and of channels.
-    async fn configured(&mut self, config_id: u32) -> Result<(usize, usize)> {
-        let mut nodes = HashSet::new();
-        let mut channels = 0;
-        loop {
-            match self.next().await? {
-                from_radio::PayloadVariant::MyInfo(info) => self.node_num = info.my_node_num,
-                from_radio::PayloadVariant::NodeInfo(node) => _ = nodes.insert(node.num),
-                from_radio::PayloadVariant::Channel(_) => channels += 1,
-                from_radio::PayloadVariant::ConfigCompleteId(id) if id == config_id => break,
-                from_radio::PayloadVariant::ConfigCompleteId(id) => {
-                    return Err(format!("config_complete_id is {id}, asked for {config_id}").into());
-                }
-                _ => {}
-            }
-        }
-        if self.node_num == 0 {
-            return Err("configured without my_info".into());
-        }
-        if !nodes.remove(&self.node_num) {
-            return Err("configured without the own node_info".into());
-        }
-        Ok((nodes.len(), channels))
-    }
-
+impl Client {
     /// Sends a broadcast with `want_ack`; done when its queue status and its Routing reply came.
     async fn send(&mut self, api: &mut ConnectedStreamApi, text: String) -> Result<u32> {
         let channel = MeshChannel::new(0)?;
-        api.send_text(self, text, PacketDestination::Broadcast, true, channel).await?;
-        let id = self.last_sent;
+        let to = PacketDestination::Broadcast;
+        api.send_text(&mut self.peer, text, to, true, channel).await?;
+        let id = self.peer.last_sent;
         if holds_magic(id) {
             return Err(UnreadableId(id).into());
         }
@@ -174,10 +129,12 @@ impl Peer {
                     }
                     queued = true;
                 }
-                from_radio::PayloadVariant::Packet(packet) => match routing_reply(&packet, id)? {
-                    Some(routing::Error::None) => acknowledged = true,
-                    Some(error) => return Err(format!("packet {id}: {error:?}").into()),
-                    None => {}
+                from_radio::PayloadVariant::Packet(packet) => match routing_reply(&packet)? {
+                    Some((about, routing::Error::None)) if about == id => acknowledged = true,
+                    Some((about, error)) if about == id => {
+                        return Err(format!("packet {id}: {error:?}").into());
+                    }
+                    _ => {}
                 },
                 _ => {}
             }
@@ -196,32 +153,20 @@ impl Peer {
 
     /// The next message; texts among them are kept.
     async fn next(&mut self) -> Result<from_radio::PayloadVariant> {
-        loop {
-            let message = self.packets.recv().await.ok_or("the node closed the connection")?;
-            let Some(variant) = message.payload_variant else { continue };
-            if let from_radio::PayloadVariant::Packet(packet) = &variant {
-                self.texts.extend(text_of(packet).filter(|_| packet.from != self.node_num));
-            }
-            return Ok(variant);
+        let variant = self.peer.next().await?;
+        if let from_radio::PayloadVariant::Packet(packet) = &variant
+            && packet.from != self.peer.node_num
+            && let Some(text) = text_of(packet)
+        {
+            self.texts.push_back(json!({
+                "text": text,
+                "from": packet.from,
+                "to": packet.to,
+                "channel": packet.channel,
+                "id": packet.id,
+            }));
         }
-    }
-}
-
-impl PacketRouter<(), Infallible> for Peer {
-    fn handle_packet_from_radio(
-        &mut self,
-        _packet: FromRadio,
-    ) -> std::result::Result<(), Infallible> {
-        Ok(())
-    }
-
-    fn handle_mesh_packet(&mut self, packet: MeshPacket) -> std::result::Result<(), Infallible> {
-        self.last_sent = packet.id;
-        Ok(())
-    }
-
-    fn source_node_id(&self) -> NodeId {
-        self.node_num.into()
+        Ok(variant)
     }
 }
 
@@ -235,49 +180,4 @@ impl std::fmt::Display for UnreadableId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "packet id {} holds the frame magic", self.0)
     }
-}
-
-/// The library takes `94 C3` inside a payload for the start of another frame and drops the payload.
-/// An id stands in payloads as a varint and as four bytes, little endian.
-fn holds_magic(id: u32) -> bool {
-    let varint = QueueStatus { mesh_packet_id: id, ..QueueStatus::default() }.encode_to_vec();
-    [varint.as_slice(), &id.to_le_bytes()]
-        .iter()
-        .any(|bytes| bytes.windows(2).any(|pair| pair == [0x94, 0xC3]))
-}
-
-/// What `packet` says about the fate of the packet `id`, if it is the Routing reply to it.
-fn routing_reply(packet: &MeshPacket, id: u32) -> Result<Option<routing::Error>> {
-    let Some(mesh_packet::PayloadVariant::Decoded(data)) = &packet.payload_variant else {
-        return Ok(None);
-    };
-    if data.portnum() != PortNum::RoutingApp || data.request_id != id {
-        return Ok(None);
-    }
-    match Routing::decode(data.payload.as_slice())?.variant {
-        Some(routing::Variant::ErrorReason(reason)) => Ok(Some(reason.try_into()?)),
-        other => Err(format!("Routing reply without an error reason: {other:?}").into()),
-    }
-}
-
-fn text_of(packet: &MeshPacket) -> Option<Value> {
-    let Some(mesh_packet::PayloadVariant::Decoded(data)) = &packet.payload_variant else {
-        return None;
-    };
-    (data.portnum() == PortNum::TextMessageApp).then(|| {
-        json!({
-            "text": String::from_utf8_lossy(&data.payload),
-            "from": packet.from,
-            "to": packet.to,
-            "channel": packet.channel,
-            "id": packet.id,
-        })
-    })
-}
-
-/// One line, flushed, so that a test can wait for it.
-fn print(object: &Value) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{object}")?;
-    Ok(out.flush()?)
 }
