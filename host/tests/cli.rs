@@ -1,46 +1,25 @@
 //! The real binary against a simulated node on a loopback port: what it prints, and how it ends.
 //! Where something must happen in the middle of a command, the test waits for the line that says so.
 
-use core::net::{Ipv4Addr, SocketAddr};
+mod common;
+
 use core::time::Duration;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::thread::{self, JoinHandle};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
 use std::time::Instant;
 
-use meshbeat::sim::{Chance, Fault, Handle, Log, Record, Server, SimConfig};
+use common::{Ended, Sim};
+use meshbeat::sim::{Chance, Fault, Log, Record};
 use meshbeat_proto::{Data, MeshPacket, PortNum, Routing, mesh_packet, routing};
 use prost::Message as _;
 use serde_json::{Value, json};
 
 const BROADCAST: u32 = u32::MAX;
 
-/// A simulated node in this process.
-struct Sim {
-    address: SocketAddr,
-    handle: Handle,
-    thread: Option<JoinHandle<()>>,
-}
-
 impl Sim {
-    /// A healthy node that knows twelve others and answers soon.
-    fn new(change: impl FnOnce(&mut SimConfig)) -> Self {
-        let mut config = SimConfig::default();
-        config.identity.nodes = 12;
-        config.timing.input_delay = Duration::ZERO;
-        config.timing.accept_poll = Duration::from_millis(5);
-        config.timing.idle_poll = Duration::from_millis(5);
-        config.radio.airtime = Duration::from_millis(1)..=Duration::from_millis(1);
-        config.radio.answer = Duration::from_millis(50)..=Duration::from_millis(50);
-        change(&mut config);
-        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut server = Server::bind(any_port, config, 1).expect("loopback");
-        let (address, handle) = (server.local_addr(), server.handle());
-        let thread = thread::spawn(move || server.run().expect("the simulated node"));
-        Self { address, handle, thread: Some(thread) }
-    }
-
     fn healthy() -> Self {
         Self::new(|_| {})
     }
@@ -86,53 +65,9 @@ impl Sim {
     }
 }
 
-impl Drop for Sim {
-    fn drop(&mut self) {
-        self.handle.stop();
-        let ended = self.thread.take().map(JoinHandle::join);
-        assert!(thread::panicking() || ended.is_some_and(|ended| ended.is_ok()));
-    }
-}
-
-/// How a command ended and what it said.
-#[derive(Debug, PartialEq, Eq)]
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl From<Output> for Ended {
-    fn from(output: Output) -> Self {
-        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
-    }
-}
-
-impl Ended {
-    #[track_caller]
-    fn is(&self, code: i32, out: &str, err: &str) {
-        let expected = Self { code: Some(code), out: out.into(), err: err.into() };
-        assert_eq!(self, &expected);
-    }
-
-    /// Failed with this code, nothing on standard output and one line that has `part` in it.
-    #[track_caller]
-    fn failed(&self, code: i32, part: &str) {
-        assert_eq!((self.code, self.out.as_str()), (Some(code), ""), "{self:?}");
-        assert_eq!(self.err.lines().count(), 1, "{self:?}");
-        assert!(self.err.starts_with("meshbeat: ") && self.err.contains(part), "{self:?}");
-    }
-}
-
 /// Without a daemon, and without a place for one.
 fn binary(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_meshbeat"));
-    command.args(args).env("XDG_RUNTIME_DIR", "/nonexistent").env("XDG_STATE_HOME", "/nonexistent");
-    for name in ["MESHBEAT_NODE", "DEBUG_MODE", "RUNTIME_DIRECTORY", "STATE_DIRECTORY"] {
-        command.env_remove(name);
-    }
-    command
+    common::binary(Path::new("/nonexistent"), args)
 }
 
 fn run(args: &[&str]) -> Ended {

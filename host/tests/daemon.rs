@@ -1,7 +1,9 @@
 //! `meshbeat run` as its users meet it: the real binary relays a simulated node, and the other
 //! commands find it. What must have happened before a step is waited for by the line that says so.
 
-use core::net::{Ipv4Addr, SocketAddr};
+mod common;
+
+use core::net::SocketAddr;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 use std::fs;
@@ -10,37 +12,15 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
-use std::thread::{self, JoinHandle};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::thread;
 use std::time::Instant;
 
-use meshbeat::sim::{Fault, Handle, Record, Server, SimConfig};
+use common::{Ended, Sim};
+use meshbeat::sim::{Fault, Record};
 use serde_json::{Value, json};
 
-/// A simulated node in this process.
-struct Sim {
-    address: SocketAddr,
-    handle: Handle,
-    thread: Option<JoinHandle<()>>,
-}
-
 impl Sim {
-    /// A healthy node that knows twelve others and answers soon.
-    fn new() -> Self {
-        let mut config = SimConfig::default();
-        config.identity.nodes = 12;
-        config.timing.input_delay = Duration::ZERO;
-        config.timing.accept_poll = Duration::from_millis(5);
-        config.timing.idle_poll = Duration::from_millis(5);
-        config.radio.airtime = Duration::from_millis(1)..=Duration::from_millis(1);
-        config.radio.answer = Duration::from_millis(50)..=Duration::from_millis(50);
-        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut server = Server::bind(any_port, config, 1).expect("loopback");
-        let (address, handle) = (server.local_addr(), server.handle());
-        let thread = thread::spawn(move || server.run().expect("the simulated node"));
-        Self { address, handle, thread: Some(thread) }
-    }
-
     fn inject(&self, fault: Fault) {
         self.handle.inject(fault).expect("it runs");
     }
@@ -53,14 +33,6 @@ impl Sim {
     fn texts(&self) -> usize {
         let is_text = |record: &Record| matches!(record, Record::Read { port: Some(1), .. });
         self.handle.call(move |node, _| node.log().count(is_text)).expect("it runs")
-    }
-}
-
-impl Drop for Sim {
-    fn drop(&mut self) {
-        self.handle.stop();
-        let ended = self.thread.take().map(JoinHandle::join);
-        assert!(thread::panicking() || ended.is_some_and(|ended| ended.is_ok()));
     }
 }
 
@@ -82,12 +54,7 @@ impl Folder {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_meshbeat"));
-        command.args(args).env("XDG_RUNTIME_DIR", &self.0).env("XDG_STATE_HOME", &self.0);
-        for name in ["MESHBEAT_NODE", "DEBUG_MODE", "RUNTIME_DIRECTORY", "STATE_DIRECTORY"] {
-            command.env_remove(name);
-        }
-        command
+        common::binary(&self.0, args)
     }
 
     /// Runs a command to its end.
@@ -105,37 +72,6 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// How a command ended and what it said.
-#[derive(Debug, PartialEq, Eq)]
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl From<Output> for Ended {
-    fn from(output: Output) -> Self {
-        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
-    }
-}
-
-impl Ended {
-    #[track_caller]
-    fn is(&self, code: i32, out: &str, err: &str) {
-        let expected = Self { code: Some(code), out: out.into(), err: err.into() };
-        assert_eq!(self, &expected);
-    }
-
-    /// Failed with this code, nothing on standard output and one line that has `part` in it.
-    #[track_caller]
-    fn failed(&self, code: i32, part: &str) {
-        assert_eq!((self.code, self.out.as_str()), (Some(code), ""), "{self:?}");
-        assert_eq!(self.err.lines().count(), 1, "{self:?}");
-        assert!(self.err.starts_with("meshbeat: ") && self.err.contains(part), "{self:?}");
     }
 }
 
@@ -214,7 +150,7 @@ fn nowhere() -> String {
 
 #[test]
 fn a_daemon_says_how_it_is() {
-    let (folder, sim) = (Folder::new(), Sim::new());
+    let (folder, sim) = (Folder::new(), Sim::new(|_| {}));
     let daemon = Daemon::up(&folder, &sim, &[]);
     let mut client = TcpStream::connect(daemon.address).expect("it listens");
     client.write_all(b"\x94\xC3\x00\x02\x18\x07").expect("it reads");
@@ -243,7 +179,7 @@ fn a_daemon_says_how_it_is() {
 
 #[test]
 fn other_commands_go_through_the_daemon() {
-    let (folder, sim) = (Folder::new(), Sim::new());
+    let (folder, sim) = (Folder::new(), Sim::new(|_| {}));
     let mut daemon = Daemon::up(&folder, &sim, &[]);
     folder.run(&["send", "hi"]).is(0, "confirmed\n", "");
     assert_eq!(sim.texts(), 1);
@@ -266,7 +202,7 @@ fn other_commands_go_through_the_daemon() {
 
 #[test]
 fn what_the_mesh_says_is_heard_through_the_daemon() {
-    let (folder, sim) = (Folder::new(), Sim::new());
+    let (folder, sim) = (Folder::new(), Sim::new(|_| {}));
     let _daemon = Daemon::up(&folder, &sim, &[]);
     let mut listen = folder.command(&["listen", "--count", "1"]);
     listen.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -283,7 +219,7 @@ fn what_the_mesh_says_is_heard_through_the_daemon() {
 /// The relay takes every packet; what the node made of it is what counts.
 #[test]
 fn confirmed_through_the_daemon_means_the_nodes_queue() {
-    let (folder, sim) = (Folder::new(), Sim::new());
+    let (folder, sim) = (Folder::new(), Sim::new(|_| {}));
     let mut daemon = Daemon::up(&folder, &sim, &[]);
     sim.inject(Fault::RefuseN(vec![7]));
     folder.run(&["send", "hi"]).is(1, "", "meshbeat: refused: TOO_LARGE\n");
@@ -315,7 +251,7 @@ fn an_address_that_is_taken_is_named_with_one_that_is_free() {
 
 #[test]
 fn what_is_known_of_the_node_outlives_the_daemon() {
-    let (folder, sim) = (Folder::new(), Sim::new());
+    let (folder, sim) = (Folder::new(), Sim::new(|_| {}));
     let (state, node) = (folder.path("state"), sim.address.to_string());
     let ended = Daemon::up(&folder, &sim, &["--state", &state]).end();
     assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -337,7 +273,7 @@ fn what_is_known_of_the_node_outlives_the_daemon() {
 
 #[test]
 fn the_operators_commands_run_when_the_link_goes_and_comes_back() {
-    let (folder, sim) = (Folder::new(), Sim::new());
+    let (folder, sim) = (Folder::new(), Sim::new(|_| {}));
     let say = "echo hook: $MESHBEAT_EVENT $MESHBEAT_NODE, $MESHBEAT_REASON. >&2";
     let mut daemon = Daemon::up(&folder, &sim, &["--on-down", say, "--on-up", say]);
     sim.inject(Fault::Rst);
@@ -348,7 +284,7 @@ fn the_operators_commands_run_when_the_link_goes_and_comes_back() {
 
 #[test]
 fn systemd_is_told() {
-    let (folder, sim) = (Folder::new(), Sim::new());
+    let (folder, sim) = (Folder::new(), Sim::new(|_| {}));
     let path = folder.path("notify");
     let service = UnixDatagram::bind(&path).expect("a temporary file");
     service.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket");

@@ -334,7 +334,7 @@ impl Mail {
         let letter = &self.open[&serial];
         let (sender, port) = (letter.sender, letter.port);
         // What was half written has had its turn, and nobody knows whether that was this one.
-        if same && letter.begun.or(letter.perhaps_begun.map(|at| (at, None))).is_some() {
+        if same && (letter.begun.is_some() || letter.perhaps_begun.is_some()) {
             return Ok(());
         }
         let Turns { count, of, of_port } = &mut self.turns;
