@@ -28,8 +28,9 @@ pub(super) struct Entry {
     pub(super) payload: Vec<u8>,
     /// Of the payload as the client sent it, to know a repeat by.
     hash: u64,
-    /// The node has told its client an error about the packet with this id.
-    pub(super) nak: Option<u32>,
+    /// A Routing error that came about the packet under this id before its end: if the outbox tries
+    /// it again, its client need not know.
+    pub(super) held: Option<(u32, Vec<u8>)>,
     /// What it does to the node's settings.
     pub(super) change: Option<Change>,
     /// When the client is told of a refusal, unless the node does so before.
@@ -80,7 +81,7 @@ impl Entry {
             state: PacketState::Queued,
             hash: hash(said),
             payload,
-            nak: None,
+            held: None,
             change,
             answer_at: None,
         }

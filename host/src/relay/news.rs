@@ -116,24 +116,34 @@ impl Relay {
     fn handle_packet(&mut self, payload: &[u8], packet: Packet<'_>) {
         let request_id = packet.data.map_or(0, |data| data.request_id);
         let port = packet.data.map_or(0, |data| data.port);
+        let error = packet.data.and_then(|data| data.routing_error).unwrap_or(0);
         let asker = self.ledger.by_wire_id(request_id).map(|entry| {
-            if packet.data.and_then(|data| data.routing_error).is_some_and(|error| error != 0) {
+            if error != 0 && !entry.state.is_final() {
+                entry.held = Some((request_id, payload.to_vec()));
+            } else if error != 0 {
                 // The client need not be told again by us.
-                (entry.answer_at, entry.nak) = (None, Some(request_id));
+                entry.answer_at = None;
             }
-            (entry.owner, entry.id)
+            (entry.owner, entry.id, entry.held.is_some())
         });
         match asker {
-            Some((owner, id)) if port == peek::ROUTING_PORT || port == PortNum::AdminApp as i32 => {
-                let path = [field::PACKET, field::DECODED, field::REQUEST_ID];
-                let mut reply = payload.to_vec();
-                wire::set_fixed32(&mut reply, &path, id);
-                self.push_to(Some(owner), &reply);
+            Some((_, _, true)) if error != 0 => {}
+            Some((owner, id, _))
+                if port == peek::ROUTING_PORT || port == PortNum::AdminApp as i32 =>
+            {
+                self.push_reply(owner, id, payload.to_vec());
             }
             // An answer to nobody here.
             None if port == PortNum::AdminApp as i32 => {}
             _ => self.handle_news(payload, packet),
         }
+    }
+
+    /// Hands a reply to the client that sent the packet, under the id that this one knows.
+    pub(super) fn push_reply(&mut self, owner: ClientId, id: u32, mut reply: Vec<u8>) {
+        let path = [field::PACKET, field::DECODED, field::REQUEST_ID];
+        wire::set_fixed32(&mut reply, &path, id);
+        self.push_to(Some(owner), &reply);
     }
 
     /// A packet of the mesh.

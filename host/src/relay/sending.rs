@@ -114,12 +114,19 @@ impl Relay {
         if let (Some(_), Some(dirty)) = (entry.change, &mut self.dirty) {
             (dirty.last, dirty.asked) = (now, false);
         }
-        match event.state {
-            PacketState::Confirmed => self.echo(now, owner, event.wire_id, &payload),
+        let held = entry.held.take().filter(|(about, _)| *about == event.wire_id);
+        match (event.state, held) {
             // The node follows most refusals up with a Routing reply of its own.
-            PacketState::Refused(_) if entry.nak == Some(event.wire_id) => {}
-            PacketState::Refused(res) if has_nak(res) => entry.answer_at = Some(now + NAK_WAIT),
-            state => self.push_routing_error(now, owner, id, error_of(state)),
+            (PacketState::Refused(res), None) if has_nak(res) => {
+                entry.answer_at = Some(now + NAK_WAIT);
+            }
+            (PacketState::Confirmed, None) => self.echo(now, owner, event.wire_id, &payload),
+            (PacketState::Confirmed, Some((_, reply))) => {
+                self.echo(now, owner, event.wire_id, &payload);
+                self.push_reply(owner, id, reply);
+            }
+            (_, Some((_, reply))) => self.push_reply(owner, id, reply),
+            (state, None) => self.push_routing_error(now, owner, id, error_of(state)),
         }
     }
 

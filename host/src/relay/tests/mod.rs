@@ -1,6 +1,7 @@
 //! The relay as scripts: a simulated node, the link to it, and clients that speak frames; a clock
 //! that jumps from deadline to deadline.
 
+mod faults;
 mod news;
 mod sending;
 mod sessions;

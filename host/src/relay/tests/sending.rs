@@ -226,6 +226,20 @@ fn every_refusal_by_number_is_told_exactly_once() {
 }
 
 #[test]
+fn an_error_about_a_packet_that_is_tried_again_is_not_told() {
+    let mut bench = Bench::up();
+    let client = bench.configured();
+    let duty_cycle = routing::Error::DutyCycleLimit as i32;
+    bench.node.inject(bench.now, sim::Fault::RefuseN(vec![duty_cycle]));
+    bench.text(client, 60, "hi");
+    bench.run(10_000);
+    assert_eq!(bench.relay.fate(60), Some(PacketState::Queued));
+    bench.run(600_000);
+    assert_eq!(bench.relay.fate(60), Some(PacketState::Confirmed));
+    assert!(!bench.words(client).iter().any(|word| word.starts_with("routing")));
+}
+
+#[test]
 fn what_became_too_old_is_told() {
     let config =
         RelayConfig { ttl: Some(Duration::from_secs(60)), notify: false, ..RelayConfig::default() };
