@@ -173,3 +173,49 @@ fn hash(payload: &[u8]) -> u64 {
     payload.hash(&mut hasher);
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(ledger: &mut Ledger, id: u32) {
+        ledger.push(Entry::new(ClientId(1), (id, id), b"said", Vec::new(), None));
+    }
+
+    fn decide(ledger: &mut Ledger, id: u32, state: PacketState) {
+        ledger
+            .handle_event(PacketEvent { id, wire_id: id, sender: 0, state })
+            .expect("it is known");
+    }
+
+    #[test]
+    fn the_newest_are_remembered_and_what_is_open_is_never_forgotten() {
+        let mut ledger = Ledger::default();
+        push(&mut ledger, 1);
+        for id in 2..3_000 {
+            push(&mut ledger, id);
+            decide(&mut ledger, id, PacketState::Confirmed);
+        }
+        assert_eq!(ledger.entries.len(), REMEMBERED);
+        assert_eq!(ledger.fate(1), Some(PacketState::Queued));
+        assert_eq!((ledger.fate(100), ledger.fate(2_999)), (None, Some(PacketState::Confirmed)));
+    }
+
+    #[test]
+    fn only_what_may_be_tried_again_is_not_a_repeat() {
+        let known = |state, payload: &[u8], is_gone: bool| {
+            let mut ledger = Ledger::default();
+            push(&mut ledger, 7);
+            decide(&mut ledger, 7, state);
+            [ClientId(1), ClientId(2)].map(|who| ledger.knows(who, 7, payload, |_| is_gone))
+        };
+        let (open, refused) = (PacketState::Sent, PacketState::Refused(6));
+        assert_eq!(known(open, b"said", false), [Known::Repeat, Known::Taken]);
+        assert_eq!(known(open, b"said", true), [Known::Repeat, Known::Repeat]);
+        assert_eq!(known(open, b"other", true), [Known::Taken, Known::Taken]);
+        assert_eq!(known(PacketState::Unknown, b"said", false)[0], Known::Repeat);
+        assert_eq!(known(refused, b"said", true), [Known::Taken, Known::Taken]);
+        assert_eq!(known(PacketState::Expired, b"said", true), [Known::Taken, Known::Taken]);
+        assert_eq!(Ledger::default().knows(ClientId(1), 7, b"said", |_| true), Known::No);
+    }
+}
