@@ -295,6 +295,8 @@ impl Server {
         for conn in conns {
             self.read(conn);
             self.act()?;
+            // First the word, then the bytes: who stops us by force knows what the client may know.
+            self.log_news();
             self.write(conn);
             self.act()?;
         }
@@ -321,7 +323,7 @@ impl Server {
             (Some(door @ (Door::Open(_) | Door::Unanswered(..))), Listening::Refusing) => {
                 // The port can be bound again only when the listener is gone.
                 drop(door);
-                Some(Door::Refusing(bound(self.addr)?))
+                Some(Door::Refusing(bound_again(self.addr)?))
             }
             (Some(Door::Refusing(socket)), Listening::Open) => Some(self.open(socket)?),
             (Some(Door::Refusing(socket)), Listening::Unanswered) => {
@@ -454,6 +456,23 @@ impl Server {
             log::log!(target: "sim", level, "{}", entry.what);
         }
         self.logged = log.end();
+    }
+}
+
+/// The same address once more, just after its listener was dropped. A process that is being started
+/// meanwhile has a copy of the listener until it runs a program of its own, which is soon.
+fn bound_again(addr: SocketAddr) -> io::Result<Socket> {
+    let start = Clock::now();
+    loop {
+        match bound(addr) {
+            Err(error)
+                if error.kind() == ErrorKind::AddrInUse
+                    && start.elapsed() < Duration::from_secs(1) =>
+            {
+                std::thread::yield_now();
+            }
+            result => return result,
+        }
     }
 }
 
