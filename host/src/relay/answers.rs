@@ -81,6 +81,8 @@ pub(super) fn echo(to_radio: &[u8], own: u32, id: u32, time: u32) -> Option<Vec<
 pub(super) mod field {
     /// `ToRadio.packet`.
     pub(crate) const TO_RADIO_PACKET: u32 = 1;
+    /// `ToRadio.xmodemPacket`.
+    pub(crate) const TO_RADIO_XMODEM: u32 = 5;
     /// `FromRadio.packet`.
     pub(crate) const PACKET: u32 = 2;
     /// `FromRadio.clientNotification`.

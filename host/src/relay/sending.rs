@@ -242,7 +242,7 @@ impl Relay {
                 self.wishes.push_back(wish);
             }
             Err(ForwardError::NotUp | ForwardError::NotForwardable) => {
-                if self.xmodem == Some(wish.client) {
+                if wire::message(&wish.payload, field::TO_RADIO_XMODEM).is_some() {
                     self.push(wish.client, &answers::transfer_cancelled());
                 }
             }

@@ -240,6 +240,18 @@ fn an_error_about_a_packet_that_is_tried_again_is_not_told() {
 }
 
 #[test]
+fn a_file_transfer_is_cancelled_while_the_node_is_away_and_nothing_else_is() {
+    let mut bench = Bench::up_with(plain(), RelayConfig { notify: false, ..Default::default() });
+    let client = bench.configured();
+    bench.break_link(600_000);
+    bench.run(1_000);
+    bench.say(client, PayloadVariant::XmodemPacket(Default::default()));
+    assert_eq!(bench.words(client), ["xmodemPacket"]);
+    bench.say(client, PayloadVariant::MqttClientProxyMessage(Default::default()));
+    assert_eq!(bench.words(client), [""; 0]);
+}
+
+#[test]
 fn what_became_too_old_is_told() {
     let config =
         RelayConfig { ttl: Some(Duration::from_secs(60)), notify: false, ..RelayConfig::default() };
