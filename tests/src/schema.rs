@@ -8,11 +8,38 @@ use prost::Message as _;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 
-/// The messages whose payloads arrive in frames; everything reachable from them gets a row.
-const ROOTS: [&str; 2] = [".meshtastic.FromRadio", ".meshtastic.ToRadio"];
+/// The messages of which the core reads values, first of all those whose payloads arrive in frames;
+/// they get the first rows, and everything that they hold gets one behind them.
+const READ: [(&str, &str); 6] = [
+    ("FROM_RADIO", ".meshtastic.FromRadio"),
+    ("TO_RADIO", ".meshtastic.ToRadio"),
+    ("MESH_PACKET", ".meshtastic.MeshPacket"),
+    ("DATA", ".meshtastic.Data"),
+    ("MY_NODE_INFO", ".meshtastic.MyNodeInfo"),
+    ("QUEUE_STATUS", ".meshtastic.QueueStatus"),
+];
+
+/// The codes of fields that always have the same wire type, which they are.
+const VARINT: usize = 0;
+const FIXED64: usize = 1;
+const BYTES: usize = 2;
+const FIXED32: usize = 5;
+
+/// Those of other fields and of what is not known: no wire type has their low three bits.
+const UNKNOWN: usize = 7;
+const FIXED32S: usize = 14;
+const VARINTS: usize = 15;
 
 /// The first code that names a message; the codes below are kinds of scalars.
 const MESSAGE: usize = 16;
+
+const HEAD: &str = "\
+//! Generated from `proto/proto` by `cargo run -p meshbeat-tests --bin generate`; do not edit.
+//!
+//! A row per message, a byte per field number from 1 on: its kind, or `MESSAGE` plus the row
+//! of the message it holds.
+
+";
 
 /// Where the table lies, from the top folder.
 pub const TABLE: &str = "core/src/peek/schema.rs";
@@ -29,40 +56,36 @@ pub fn generate(descriptors: &[u8]) -> String {
             collect(&mut messages, ".meshtastic", message);
         }
     }
-    let mut rows: Vec<String> = Vec::new();
-    for root in ROOTS {
-        visit(&messages, root, &mut rows, &mut Vec::new());
-    }
+    let mut rows: Vec<String> = READ.map(|(_, name)| name.to_owned()).into();
+    let depth = READ.map(|(_, name)| visit(&messages, name, &mut rows, 0)).into_iter().max();
     let row = |name: &str| rows.iter().position(|row| row == name).expect("visited");
 
-    let last_variant =
-        messages[ROOTS[0]].field.iter().map(FieldDescriptorProto::number).max().unwrap_or(0);
-    let mut out = format!(
-        "//! Generated from `proto/proto` by `cargo run -p meshbeat-tests --bin generate`; do not edit.\n\
-         //!\n\
-         //! A row per message, a byte per field number from 1 on: its kind, or `MESSAGE` plus the row\n\
-         //! of the message it holds.\n\n\
-         pub(super) const FROM_RADIO: u8 = {};\n\
-         pub(super) const TO_RADIO: u8 = {};\n\
+    let variants = &messages[READ[0].1].field;
+    let last_variant = variants.iter().map(FieldDescriptorProto::number).max().unwrap_or(0);
+    let mut out = String::from(HEAD);
+    for (index, (name, _)) in READ.iter().enumerate() {
+        out += &format!("pub(super) const {name}: u8 = {index};\n");
+    }
+    out += &format!(
+        "/// The last row of which values are read.\n\
+         pub(super) const LAST_READ: u8 = {};\n\
          /// The highest field number of a variant of `FromRadio`.\n\
-         pub(super) const LAST_VARIANT: u32 = {last_variant};\n\n\
-         /// What may stand in a field.\n\
+         pub(super) const LAST_VARIANT: u32 = {last_variant};\n\
+         /// How deep messages lie in each other.\n\
+         pub(super) const DEPTH: usize = {};\n\n\
+         /// What may stand in a field; a kind that is not here is the wire type that it has to have.\n\
          pub(super) mod kind {{\n\
-         \x20   pub(in crate::peek) const UNKNOWN: u8 = 0;\n\
-         \x20   pub(in crate::peek) const VARINT: u8 = 1;\n\
-         \x20   pub(in crate::peek) const FIXED64: u8 = 2;\n\
-         \x20   pub(in crate::peek) const BYTES: u8 = 3;\n\
-         \x20   pub(in crate::peek) const FIXED32: u8 = 4;\n\
+         \x20   pub(in crate::peek) const UNKNOWN: u8 = {UNKNOWN};\n\
          \x20   /// Repeated: packed or one by one.\n\
-         \x20   pub(in crate::peek) const VARINTS: u8 = 5;\n\
+         \x20   pub(in crate::peek) const FIXED32S: u8 = {FIXED32S};\n\
          \x20   /// Repeated: packed or one by one.\n\
-         \x20   pub(in crate::peek) const FIXED32S: u8 = 6;\n\
+         \x20   pub(in crate::peek) const VARINTS: u8 = {VARINTS};\n\
          \x20   pub(in crate::peek) const MESSAGE: u8 = {MESSAGE};\n\
          }}\n\n\
          #[rustfmt::skip]\n\
          pub(super) static MESSAGES: [&[u8]; {}] = [\n",
-        row(ROOTS[0]),
-        row(ROOTS[1]),
+        READ.len() - 1,
+        depth.unwrap_or(0),
         rows.len()
     );
     for name in &rows {
@@ -71,7 +94,7 @@ pub fn generate(descriptors: &[u8]) -> String {
         assert!(width <= 127, "{name}: field number {width}");
         let codes: Vec<String> = (1..=width)
             .map(|number| match fields.iter().find(|field| field.number() == number) {
-                None => "0".to_owned(),
+                None => UNKNOWN.to_string(),
                 Some(field) => code(field, &row).to_string(),
             })
             .collect();
@@ -99,38 +122,35 @@ fn collect<'a>(
     messages.insert(name, message);
 }
 
+/// Gives `name` and all that it holds a row; returns how deep messages lie in it.
 fn visit(
     messages: &BTreeMap<String, &DescriptorProto>,
     name: &str,
     rows: &mut Vec<String>,
-    above: &mut Vec<String>,
-) {
-    assert!(!above.iter().any(|outer| outer == name), "{name} contains itself");
-    if rows.iter().any(|row| row == name) {
-        return;
+    above: usize,
+) -> usize {
+    assert!(above < 16, "{name} contains itself");
+    if !rows.iter().any(|row| row == name) {
+        rows.push(name.to_owned());
     }
-    rows.push(name.to_owned());
-    above.push(name.to_owned());
-    for field in &messages[name].field {
-        if field.r#type() == Type::Message {
-            visit(messages, field.type_name(), rows, above);
-        }
-    }
-    above.pop();
+    let inner = messages[name].field.iter().filter(|field| field.r#type() == Type::Message);
+    inner.map(|field| 1 + visit(messages, field.type_name(), rows, above + 1)).max().unwrap_or(0)
 }
 
 fn code(field: &FieldDescriptorProto, row: &impl Fn(&str) -> usize) -> usize {
     let repeated = field.label() == Label::Repeated;
     match field.r#type() {
         Type::Message => MESSAGE + row(field.type_name()),
-        Type::String | Type::Bytes => 3,
-        Type::Fixed32 | Type::Sfixed32 | Type::Float => 4 + 2 * usize::from(repeated),
+        Type::String | Type::Bytes => BYTES,
+        Type::Fixed32 | Type::Sfixed32 | Type::Float if repeated => FIXED32S,
+        Type::Fixed32 | Type::Sfixed32 | Type::Float => FIXED32,
         Type::Fixed64 | Type::Sfixed64 | Type::Double => {
             assert!(!repeated, "{}: repeated 64-bit field", field.name());
-            2
+            FIXED64
         }
         Type::Group => panic!("{}: a group", field.name()),
-        _ => 1 + 4 * usize::from(repeated),
+        _ if repeated => VARINTS,
+        _ => VARINT,
     }
 }
 

@@ -29,7 +29,7 @@ use crate::fmt::{debug, info, warning};
 use crate::heartbeat::{Answers, Expired, Heartbeat};
 use crate::mutant::{Mutant, Mutation};
 use crate::outbox::{Outbox, SendError};
-use crate::peek::{self, FromRadio, Packet, QueueStatus};
+use crate::peek::{self, FromRadio, Packet, QueueStatus, Seen};
 use crate::rng::Rng;
 use crate::time::{Instant, earliest};
 use crate::tx::Tx;
@@ -254,7 +254,7 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
         }
         let mut taken = 0;
         let was_up = self.state.is_up();
-        let (offered, kind, place) = loop {
+        let (offered, seen, place) = loop {
             let offered = input.get(taken..).unwrap_or(&[]);
             let step = self.decoder.step(offered);
             taken += step.taken;
@@ -264,12 +264,12 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
                     self.stats.bytes_in += taken as u64;
                     return Received { taken, item: None };
                 }
-                Some((Kind::Noise, place)) => break (offered, Kind::Noise, place),
+                Some((Kind::Noise, place)) => break (offered, None, place),
                 Some((Kind::Frame, place)) => {
                     let payload = self.decoder.slice(offered, place);
-                    if let Some(message) = FromRadio::peek(payload).map(FromRadio::detached) {
-                        self.heard_frame(now, message);
-                        break (offered, Kind::Frame, place);
+                    if let Some(seen) = Seen::from_radio(payload) {
+                        self.heard_frame(now, seen.detached());
+                        break (offered, Some(seen), place);
                     }
                     self.stats.rejected = self.stats.rejected.wrapping_add(1);
                     taken -= self.decoder.reject();
@@ -278,12 +278,12 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
         };
         self.stats.bytes_in += taken as u64;
         let bytes = self.decoder.slice(offered, place);
-        let item = match kind {
-            Kind::Frame => {
+        let item = match seen {
+            Some(seen) => {
                 let configured = !was_up && self.state.is_up();
-                Item::Frame { payload: bytes, message: FromRadio::read(bytes), configured }
+                Item::Frame { payload: bytes, message: seen.message(bytes), configured }
             }
-            Kind::Noise => {
+            None => {
                 self.stats.noise += bytes.len() as u64;
                 Item::Noise(bytes)
             }

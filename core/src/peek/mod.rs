@@ -8,14 +8,16 @@
 
 mod outgoing;
 mod schema;
+mod seen;
+mod walk;
 pub mod wire;
 
-use schema::{MESSAGES, kind};
-use wire::{Field, Fields, Malformed, Value};
+use wire::{Field, Fields};
 
 use crate::frame::MAX_PAYLOAD;
 
 pub(crate) use outgoing::{Outgoing, prepare, set_id};
+pub(crate) use seen::Seen;
 
 /// A validated `FromRadio`: its variant, and of the variants that a link acts on, the values.
 ///
@@ -103,28 +105,7 @@ pub struct QueueStatus {
 impl<'a> FromRadio<'a> {
     /// Reads `payload`; `None` if it is no `FromRadio`.
     pub fn peek(payload: &'a [u8]) -> Option<Self> {
-        valid(schema::FROM_RADIO, payload).then(|| Self::read(payload))
-    }
-
-    /// Reads a payload that [`FromRadio::peek`] has accepted before.
-    pub(crate) fn read(payload: &'a [u8]) -> Self {
-        read(payload).unwrap_or(Self::Unknown)
-    }
-
-    /// The same without the bytes of a packet's payload.
-    pub(crate) fn detached(self) -> FromRadio<'static> {
-        match self {
-            Self::Unknown => FromRadio::Unknown,
-            Self::Packet(Packet { from, to, id, want_ack, data }) => {
-                let data = data.map(|data| Data { payload: &[], ..data });
-                FromRadio::Packet(Packet { from, to, id, want_ack, data })
-            }
-            Self::MyInfo(info) => FromRadio::MyInfo(info),
-            Self::ConfigComplete(nonce) => FromRadio::ConfigComplete(nonce),
-            Self::Rebooted => FromRadio::Rebooted,
-            Self::QueueStatus(status) => FromRadio::QueueStatus(status),
-            Self::Other(number) => FromRadio::Other(number),
-        }
+        Seen::from_radio(payload).map(|seen| seen.message(payload))
     }
 
     /// The variant's name as in the schema, `unknown` for none or a new one.
@@ -158,7 +139,7 @@ impl<'a> FromRadio<'a> {
 
 /// Whether `payload` is a `ToRadio`.
 pub fn is_to_radio(payload: &[u8]) -> bool {
-    valid(schema::TO_RADIO, payload)
+    walk::is_message(schema::TO_RADIO, payload, |_| {})
 }
 
 /// Whether `payload` is a `ToRadio` with nothing but an `xmodemPacket` or a
@@ -173,156 +154,6 @@ pub fn is_forwardable(payload: &[u8]) -> bool {
 
 /// Field number of `FromRadio.node_info`.
 pub const NODE_INFO: u8 = 4;
-
-/// Whether `bytes` are a message of the schema's row `message`, and so are all known messages in
-/// it. Recursion is as deep as the schema, which contains no cycle.
-fn valid(message: u8, bytes: &[u8]) -> bool {
-    let known = MESSAGES.get(usize::from(message)).copied().unwrap_or(&[]);
-    let mut fields = Fields::new(bytes);
-    loop {
-        let field = match fields.next() {
-            Ok(Some(field)) => field,
-            Ok(None) => return true,
-            Err(Malformed) => return false,
-        };
-        let index = usize::try_from(field.number).unwrap_or(usize::MAX).wrapping_sub(1);
-        let kind = known.get(index).copied().unwrap_or(kind::UNKNOWN);
-        let fits = match (kind, field.value) {
-            (kind::UNKNOWN, _) => true,
-            (kind::VARINT | kind::VARINTS, Value::Varint(_)) => true,
-            (kind::FIXED32 | kind::FIXED32S, Value::Fixed32(_)) => true,
-            (kind::FIXED64, Value::Fixed64) | (kind::BYTES, Value::Bytes(_)) => true,
-            (kind::VARINTS, Value::Bytes(packed)) => all_varints(packed),
-            (kind::FIXED32S, Value::Bytes(packed)) => packed.len() % 4 == 0,
-            (kind::MESSAGE.., Value::Bytes(inner)) => valid(kind - kind::MESSAGE, inner),
-            _ => false,
-        };
-        if !fits {
-            return false;
-        }
-    }
-}
-
-fn all_varints(packed: &[u8]) -> bool {
-    let mut varints = Fields::new(packed);
-    while !varints.is_empty() {
-        if varints.varint().is_err() {
-            return false;
-        }
-    }
-    true
-}
-
-/// Reads a payload that `valid` has accepted. A variant that comes again is merged if it is the
-/// same as before, else it replaces what was there.
-fn read(payload: &[u8]) -> Result<FromRadio<'_>, Malformed> {
-    let mut found = FromRadio::Unknown;
-    let mut fields = Fields::new(payload);
-    while let Some(field) = fields.next()? {
-        found = match (field.number, field.value) {
-            (2, Value::Bytes(bytes)) => {
-                let before = if let FromRadio::Packet(p) = found { p } else { Packet::default() };
-                FromRadio::Packet(before.merge(bytes)?)
-            }
-            (3, Value::Bytes(bytes)) => {
-                let before = if let FromRadio::MyInfo(i) = found { i } else { MyInfo::default() };
-                FromRadio::MyInfo(before.merge(bytes)?)
-            }
-            (7, Value::Varint(nonce)) => FromRadio::ConfigComplete(nonce as u32),
-            (8, Value::Varint(_)) => FromRadio::Rebooted,
-            (11, Value::Bytes(bytes)) => {
-                let before =
-                    if let FromRadio::QueueStatus(q) = found { q } else { QueueStatus::default() };
-                FromRadio::QueueStatus(before.merge(bytes)?)
-            }
-            (number @ 2..=schema::LAST_VARIANT, _) => FromRadio::Other(number as u8),
-            _ => found,
-        };
-    }
-    Ok(found)
-}
-
-impl<'a> Packet<'a> {
-    fn merge(mut self, message: &'a [u8]) -> Result<Self, Malformed> {
-        let mut fields = Fields::new(message);
-        while let Some(field) = fields.next()? {
-            match (field.number, field.value) {
-                (1, Value::Fixed32(from)) => self.from = from,
-                (2, Value::Fixed32(to)) => self.to = to,
-                (4, Value::Bytes(data)) => {
-                    self.data = Some(self.data.unwrap_or_default().merge(data)?);
-                }
-                (5, Value::Bytes(_)) => self.data = None,
-                (6, Value::Fixed32(id)) => self.id = id,
-                (10, Value::Varint(want_ack)) => self.want_ack = want_ack != 0,
-                _ => {}
-            }
-        }
-        Ok(self)
-    }
-}
-
-impl<'a> Data<'a> {
-    fn merge(mut self, message: &'a [u8]) -> Result<Self, Malformed> {
-        let mut fields = Fields::new(message);
-        while let Some(field) = fields.next()? {
-            match (field.number, field.value) {
-                (1, Value::Varint(port)) => self.port = port as i32,
-                (2, Value::Bytes(payload)) => self.payload = payload,
-                (6, Value::Fixed32(id)) => self.request_id = id,
-                _ => {}
-            }
-        }
-        self.routing_error = (self.port == ROUTING_PORT).then(|| routing_error(self.payload));
-        Ok(self)
-    }
-}
-
-/// The reason in a `Routing` message; 0, that all is well, if there is none to be read.
-fn routing_error(routing: &[u8]) -> i32 {
-    let mut reason = 0;
-    let mut fields = Fields::new(routing);
-    while let Ok(Some(field)) = fields.next() {
-        match (field.number, field.value) {
-            (3, Value::Varint(error)) => reason = error as i32,
-            // A route request or reply replaces the reason: they are one oneof.
-            (1 | 2, Value::Bytes(_)) => reason = 0,
-            _ => {}
-        }
-    }
-    reason
-}
-
-impl MyInfo {
-    fn merge(mut self, message: &[u8]) -> Result<Self, Malformed> {
-        let mut fields = Fields::new(message);
-        while let Some(field) = fields.next()? {
-            match (field.number, field.value) {
-                (1, Value::Varint(node)) => self.node = node as u32,
-                (8, Value::Varint(reboots)) => self.reboots = reboots as u32,
-                (15, Value::Varint(nodes)) => self.nodes = nodes as u32,
-                _ => {}
-            }
-        }
-        Ok(self)
-    }
-}
-
-impl QueueStatus {
-    fn merge(mut self, message: &[u8]) -> Result<Self, Malformed> {
-        let mut fields = Fields::new(message);
-        while let Some(field) = fields.next()? {
-            match (field.number, field.value) {
-                (1, Value::Varint(res)) => self.res = res as i32,
-                (2, Value::Varint(free)) => self.free = free as u32,
-                (3, Value::Varint(maxlen)) => self.maxlen = maxlen as u32,
-                (4, Value::Varint(id)) => self.id = id as u32,
-                _ => {}
-            }
-        }
-        Ok(self)
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,7 @@
 use heapless::Vec;
 
 use super::wire::{Fields, Malformed, Value};
-use super::{Packet, is_to_radio};
+use super::{FromRadio, Seen};
 use crate::frame::MAX_PAYLOAD;
 
 /// What the outbox must know of a `ToRadio` payload that holds a packet.
@@ -24,11 +24,8 @@ const ID_LEN: usize = 5;
 /// as its last field, so that [`set_id`] finds it. `None` if it is no such payload, or too long
 /// with an id.
 pub(crate) fn prepare(payload: &[u8], out: &mut Vec<u8, MAX_PAYLOAD>) -> Option<Outgoing> {
-    if !is_to_radio(payload) {
-        return None;
-    }
+    let FromRadio::Packet(read) = Seen::to_radio(payload)?.detached() else { return None };
     let packet = only_packet(payload).ok()??;
-    let read = Packet::default().merge(packet).ok()?;
     let len = without_id(packet, |_| Some(()))?.checked_add(ID_LEN)?;
 
     out.clear();

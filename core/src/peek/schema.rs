@@ -4,90 +4,94 @@
 //! of the message it holds.
 
 pub(super) const FROM_RADIO: u8 = 0;
-pub(super) const TO_RADIO: u8 = 64;
+pub(super) const TO_RADIO: u8 = 1;
+pub(super) const MESH_PACKET: u8 = 2;
+pub(super) const DATA: u8 = 3;
+pub(super) const MY_NODE_INFO: u8 = 4;
+pub(super) const QUEUE_STATUS: u8 = 5;
+/// The last row of which values are read.
+pub(super) const LAST_READ: u8 = 5;
 /// The highest field number of a variant of `FromRadio`.
 pub(super) const LAST_VARIANT: u32 = 19;
+/// How deep messages lie in each other.
+pub(super) const DEPTH: usize = 4;
 
-/// What may stand in a field.
+/// What may stand in a field; a kind that is not here is the wire type that it has to have.
 pub(super) mod kind {
-    pub(in crate::peek) const UNKNOWN: u8 = 0;
-    pub(in crate::peek) const VARINT: u8 = 1;
-    pub(in crate::peek) const FIXED64: u8 = 2;
-    pub(in crate::peek) const BYTES: u8 = 3;
-    pub(in crate::peek) const FIXED32: u8 = 4;
+    pub(in crate::peek) const UNKNOWN: u8 = 7;
     /// Repeated: packed or one by one.
-    pub(in crate::peek) const VARINTS: u8 = 5;
+    pub(in crate::peek) const FIXED32S: u8 = 14;
     /// Repeated: packed or one by one.
-    pub(in crate::peek) const FIXED32S: u8 = 6;
+    pub(in crate::peek) const VARINTS: u8 = 15;
     pub(in crate::peek) const MESSAGE: u8 = 16;
 }
 
 #[rustfmt::skip]
 pub(super) static MESSAGES: [&[u8]; 66] = [
-    &[1, 17, 19, 20, 24, 40, 1, 1, 41, 64, 65, 66, 67, 68, 69, 70, 35, 76, 77], // FromRadio
-    &[4, 4, 1, 18, 3, 4, 4, 4, 1, 1, 1, 1, 1, 1, 1, 3, 1, 1, 1, 1, 1, 1], // MeshPacket
-    &[1, 3, 1, 4, 4, 4, 4, 4, 1, 3], // Data
-    &[1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 3, 3, 1, 1], // MyNodeInfo
-    &[1, 21, 22, 4, 4, 23, 1, 1, 1, 1, 1, 1, 1, 1], // NodeInfo
-    &[3, 3, 3, 3, 1, 1, 1, 3, 1], // User
-    &[4, 4, 1, 4, 1, 1, 4, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], // Position
-    &[1, 4, 4, 4, 1], // DeviceMetrics
-    &[25, 26, 27, 28, 30, 31, 32, 33, 34, 35], // Config
-    &[1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 3, 1, 1], // Config.DeviceConfig
-    &[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], // Config.PositionConfig
-    &[1, 1, 4, 1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], // Config.PowerConfig
-    &[1, 0, 3, 3, 3, 1, 1, 29, 3, 1, 1], // Config.NetworkConfig
-    &[4, 4, 4, 4], // Config.NetworkConfig.IpV4Config
-    &[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], // Config.DisplayConfig
-    &[1, 1, 1, 1, 1, 4, 1, 1, 1, 1, 1, 1, 1, 4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 1, 1, 1, 1], // Config.LoRaConfig
-    &[1, 1, 1], // Config.BluetoothConfig
-    &[3, 3, 3, 1, 1, 1, 0, 1], // Config.SecurityConfig
+    &[0, 18, 20, 22, 26, 42, 0, 0, 43, 66, 21, 67, 68, 69, 70, 71, 37, 77, 78], // FromRadio
+    &[18, 7, 0, 0, 67, 69, 81], // ToRadio
+    &[5, 5, 0, 19, 2, 5, 5, 5, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0], // MeshPacket
+    &[0, 2, 0, 5, 5, 5, 5, 5, 0, 2], // Data
+    &[0, 7, 7, 7, 7, 7, 7, 0, 7, 7, 0, 2, 2, 0, 0], // MyNodeInfo
+    &[0, 0, 0, 0], // QueueStatus
+    &[0, 23, 24, 5, 5, 25, 0, 0, 0, 0, 0, 0, 0, 0], // NodeInfo
+    &[2, 2, 2, 2, 0, 0, 0, 2, 0], // User
+    &[5, 5, 0, 5, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], // Position
+    &[0, 5, 5, 5, 0], // DeviceMetrics
+    &[27, 28, 29, 30, 32, 33, 34, 35, 36, 37], // Config
+    &[0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0], // Config.DeviceConfig
+    &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], // Config.PositionConfig
+    &[0, 0, 5, 0, 7, 0, 0, 0, 0, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 0], // Config.PowerConfig
+    &[0, 7, 2, 2, 2, 0, 0, 31, 2, 0, 0], // Config.NetworkConfig
+    &[5, 5, 5, 5], // Config.NetworkConfig.IpV4Config
+    &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], // Config.DisplayConfig
+    &[0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 5, 0, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 15, 0, 0, 0, 0], // Config.LoRaConfig
+    &[0, 0, 0], // Config.BluetoothConfig
+    &[2, 2, 2, 0, 0, 0, 7, 0], // Config.SecurityConfig
     &[], // Config.SessionkeyConfig
-    &[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 36, 37, 3, 38, 1, 1, 1, 1], // DeviceUIConfig
-    &[1, 1, 1, 1, 1, 3, 1], // NodeFilter
-    &[1, 1, 1, 1, 3], // NodeHighlight
-    &[39, 3, 1], // Map
-    &[1, 1, 1], // GeoPoint
-    &[3, 4, 3, 1], // LogRecord
-    &[42, 44, 45, 46, 47, 48, 49, 50, 51, 53, 54, 55, 56, 57, 58, 59, 60], // ModuleConfig
-    &[1, 3, 3, 3, 1, 1, 1, 3, 1, 1, 43], // ModuleConfig.MQTTConfig
-    &[1, 1, 1], // ModuleConfig.MapReportSettings
-    &[1, 1, 1, 1, 1, 1, 1, 1], // ModuleConfig.SerialConfig
-    &[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], // ModuleConfig.ExternalNotificationConfig
-    &[1, 1, 1, 1, 1, 1], // ModuleConfig.StoreForwardConfig
-    &[1, 1, 1, 1], // ModuleConfig.RangeTestConfig
-    &[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], // ModuleConfig.TelemetryConfig
-    &[1, 1, 1, 1, 1, 1, 1, 1, 1, 3, 1], // ModuleConfig.CannedMessageConfig
-    &[1, 1, 1, 1, 1, 1, 1], // ModuleConfig.AudioConfig
-    &[1, 1, 52], // ModuleConfig.RemoteHardwareConfig
-    &[1, 3, 1], // RemoteHardwarePin
-    &[1, 1, 1], // ModuleConfig.NeighborInfoConfig
-    &[1, 1, 1, 1, 1], // ModuleConfig.AmbientLightingConfig
-    &[1, 1, 1, 1, 3, 1, 1, 1], // ModuleConfig.DetectionSensorConfig
-    &[1, 1, 1, 1], // ModuleConfig.PaxcounterConfig
-    &[3], // ModuleConfig.StatusMessageConfig
-    &[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], // ModuleConfig.TrafficManagementConfig
-    &[1, 1], // ModuleConfig.TAKConfig
-    &[1, 0, 0, 3, 61, 1, 1, 0, 0, 0, 1, 0, 63], // ModuleConfig.MeshBeaconConfig
-    &[1, 3, 3, 4, 1, 1, 62], // ChannelSettings
-    &[1, 1], // ModuleSettings
-    &[1, 1, 0, 1], // ModuleConfig.MeshBeaconConfig.BroadcastTarget
-    &[1, 61, 1], // Channel
-    &[1, 1, 1, 1], // QueueStatus
-    &[1, 1, 1, 3], // XModem
-    &[3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1], // DeviceMetadata
-    &[3, 3, 3, 1], // MqttClientProxyMessage
-    &[3, 1], // FileInfo
-    &[1, 4, 1, 3, 0, 0, 0, 0, 0, 0, 71, 72, 73, 74, 75], // ClientNotification
-    &[1, 3, 1], // KeyVerificationNumberInform
-    &[1, 3], // KeyVerificationNumberRequest
-    &[1, 3, 1, 3], // KeyVerificationFinal
+    &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 38, 39, 2, 40, 0, 0, 0, 0], // DeviceUIConfig
+    &[0, 0, 0, 0, 0, 2, 0], // NodeFilter
+    &[0, 0, 0, 0, 2], // NodeHighlight
+    &[41, 2, 0], // Map
+    &[0, 0, 0], // GeoPoint
+    &[2, 5, 2, 0], // LogRecord
+    &[44, 46, 47, 48, 49, 50, 51, 52, 53, 55, 56, 57, 58, 59, 60, 61, 62], // ModuleConfig
+    &[0, 2, 2, 2, 0, 0, 0, 2, 0, 0, 45], // ModuleConfig.MQTTConfig
+    &[0, 0, 0], // ModuleConfig.MapReportSettings
+    &[0, 0, 0, 0, 0, 0, 0, 0], // ModuleConfig.SerialConfig
+    &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], // ModuleConfig.ExternalNotificationConfig
+    &[0, 0, 0, 0, 0, 0], // ModuleConfig.StoreForwardConfig
+    &[0, 0, 0, 0], // ModuleConfig.RangeTestConfig
+    &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], // ModuleConfig.TelemetryConfig
+    &[0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0], // ModuleConfig.CannedMessageConfig
+    &[0, 0, 0, 0, 0, 0, 0], // ModuleConfig.AudioConfig
+    &[0, 0, 54], // ModuleConfig.RemoteHardwareConfig
+    &[0, 2, 0], // RemoteHardwarePin
+    &[0, 0, 0], // ModuleConfig.NeighborInfoConfig
+    &[0, 0, 0, 0, 0], // ModuleConfig.AmbientLightingConfig
+    &[0, 0, 0, 0, 2, 0, 0, 0], // ModuleConfig.DetectionSensorConfig
+    &[0, 0, 0, 0], // ModuleConfig.PaxcounterConfig
+    &[2], // ModuleConfig.StatusMessageConfig
+    &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], // ModuleConfig.TrafficManagementConfig
+    &[0, 0], // ModuleConfig.TAKConfig
+    &[0, 7, 7, 2, 63, 0, 0, 7, 7, 7, 0, 7, 65], // ModuleConfig.MeshBeaconConfig
+    &[0, 2, 2, 5, 0, 0, 64], // ChannelSettings
+    &[0, 0], // ModuleSettings
+    &[0, 0, 7, 0], // ModuleConfig.MeshBeaconConfig.BroadcastTarget
+    &[0, 63, 0], // Channel
+    &[0, 0, 0, 2], // XModem
+    &[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, 0], // DeviceMetadata
+    &[2, 2, 2, 0], // MqttClientProxyMessage
+    &[2, 0], // FileInfo
+    &[0, 5, 0, 2, 7, 7, 7, 7, 7, 7, 72, 73, 74, 75, 76], // ClientNotification
+    &[0, 2, 0], // KeyVerificationNumberInform
+    &[0, 2], // KeyVerificationNumberRequest
+    &[0, 2, 0, 2], // KeyVerificationFinal
     &[], // DuplicatedPublicKey
     &[], // LowEntropyKey
-    &[1, 3, 1, 1, 1], // LockdownStatus
-    &[78, 79], // LoRaRegionPresetMap
-    &[5, 1, 1], // LoRaPresetGroup
-    &[1, 1], // LoRaRegionPresets
-    &[17, 0, 1, 1, 66, 68, 81], // ToRadio
-    &[1], // Heartbeat
+    &[0, 2, 0, 0, 0], // LockdownStatus
+    &[79, 80], // LoRaRegionPresetMap
+    &[15, 0, 0], // LoRaPresetGroup
+    &[0, 0], // LoRaRegionPresets
+    &[0], // Heartbeat
 ];

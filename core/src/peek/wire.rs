@@ -58,18 +58,10 @@ impl<'a> Fields<'a> {
             return Ok(None);
         }
         let (number, wire) = self.key()?;
-        let value = match wire {
-            WIRE_START_GROUP => {
-                self.skip_group()?;
-                Value::Group
-            }
-            WIRE_END_GROUP => return Err(Malformed),
-            _ => self.value(wire)?,
-        };
-        Ok(Some(Field { number, value }))
+        Ok(Some(Field { number, value: self.value(wire)? }))
     }
 
-    fn key(&mut self) -> Result<(u32, u8), Malformed> {
+    pub(super) fn key(&mut self) -> Result<(u32, u8), Malformed> {
         let key = u32::try_from(self.varint()?).map_err(|_| Malformed)?;
         match key >> 3 {
             0 => Err(Malformed),
@@ -77,18 +69,19 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn value(&mut self, wire: u8) -> Result<Value<'a>, Malformed> {
+    pub(super) fn value(&mut self, wire: u8) -> Result<Value<'a>, Malformed> {
         match wire {
-            WIRE_VARINT => self.varint().map(Value::Varint),
-            WIRE_FIXED64 => self.take(8).map(|_| Value::Fixed64),
-            WIRE_BYTES => {
+            wire_type::VARINT => self.varint().map(Value::Varint),
+            wire_type::FIXED64 => self.take(8).map(|_| Value::Fixed64),
+            wire_type::BYTES => {
                 let len = usize::try_from(self.varint()?).map_err(|_| Malformed)?;
                 self.take(len).map(Value::Bytes)
             }
-            WIRE_FIXED32 => match self.take(4)? {
+            wire_type::FIXED32 => match self.take(4)? {
                 [a, b, c, d] => Ok(Value::Fixed32(u32::from_le_bytes([*a, *b, *c, *d]))),
                 _ => Err(Malformed),
             },
+            wire_type::START_GROUP => self.skip_group().map(|()| Value::Group),
             _ => Err(Malformed),
         }
     }
@@ -99,8 +92,9 @@ impl<'a> Fields<'a> {
         let mut depth = 1;
         while depth > 0 {
             match self.key()?.1 {
-                WIRE_START_GROUP if depth < GROUP_DEPTH => depth += 1,
-                WIRE_END_GROUP => depth -= 1,
+                wire_type::START_GROUP if depth < GROUP_DEPTH => depth += 1,
+                wire_type::START_GROUP => return Err(Malformed),
+                wire_type::END_GROUP => depth -= 1,
                 wire => {
                     self.value(wire)?;
                 }
@@ -142,12 +136,15 @@ impl<'a> Fields<'a> {
     }
 }
 
-const WIRE_VARINT: u8 = 0;
-const WIRE_FIXED64: u8 = 1;
-const WIRE_BYTES: u8 = 2;
-const WIRE_START_GROUP: u8 = 3;
-const WIRE_END_GROUP: u8 = 4;
-const WIRE_FIXED32: u8 = 5;
+/// How a field's value is written.
+pub(super) mod wire_type {
+    pub(in crate::peek) const VARINT: u8 = 0;
+    pub(in crate::peek) const FIXED64: u8 = 1;
+    pub(in crate::peek) const BYTES: u8 = 2;
+    pub(in crate::peek) const START_GROUP: u8 = 3;
+    pub(in crate::peek) const END_GROUP: u8 = 4;
+    pub(in crate::peek) const FIXED32: u8 = 5;
+}
 
 #[cfg(test)]
 mod tests {
