@@ -10,18 +10,20 @@
 //!
 //! The node's rules stand in `MeshService`, `Router` and `PhoneAPI::handleToRadioPacket`.
 
+mod slot;
 mod state;
 
 use core::time::Duration;
 
 use heapless::Vec;
 
-use crate::frame::MAX_PAYLOAD;
 use crate::mutant::{Mutant, Mutation};
 use crate::pacing::Pacing;
 use crate::peek::{self, Outgoing, QueueStatus};
 use crate::rng::Rng;
 use crate::time::{Instant, earliest};
+
+use slot::{Barrier, Flight, Slot};
 
 pub use state::{OutboxConfig, PacketEvent, PacketState, SendError};
 
@@ -32,80 +34,6 @@ mod res {
     pub(super) const FULL: i32 = 32;
     pub(super) const NO_RADIO: i32 = 33;
     pub(super) const FOR_THE_NODE: i32 = 35;
-}
-
-/// A packet with its story.
-#[derive(Debug, Clone)]
-struct Slot {
-    /// The `ToRadio` payload, its id last.
-    payload: Vec<u8, MAX_PAYLOAD>,
-    id: u32,
-    wire_id: u32,
-    port: i32,
-    to: u32,
-    want_ack: bool,
-    sender: u16,
-    /// Later packets have higher numbers; unlike the place in the list this never changes.
-    order: u32,
-    /// The number of its sender's last turn; the next one will be `next_turn`.
-    turn: u32,
-    state: PacketState,
-    /// The state that was last drained as an event; `None` before the first.
-    told: Option<PacketState>,
-    expires: Instant,
-    /// Not to be written before; after a refusal.
-    not_before: Instant,
-    /// When the first byte under this wire id was written, and to which node.
-    first_written: Option<(Instant, u32)>,
-    /// How often it was written whole under this wire id.
-    writes: u16,
-    /// Why it was refused the last time.
-    refused: Option<i32>,
-}
-
-impl Slot {
-    /// The end of a packet on which the node has not decided.
-    fn unfinished(&self) -> PacketState {
-        match (self.first_written, self.refused) {
-            (Some(_), _) => PacketState::Unknown,
-            (None, Some(res)) => PacketState::Refused(res),
-            (None, None) => PacketState::Expired,
-        }
-    }
-}
-
-/// The packet that the node is to decide on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Flight {
-    order: u32,
-    /// The node had told room for at least one packet before this was written.
-    had_room: bool,
-    /// It was written under the same id on an earlier connection.
-    repeat: bool,
-    /// A byte of it was written.
-    begun: bool,
-    /// When it was written whole; before that, when it was taken up.
-    since: Instant,
-    /// Answers that may still come to heartbeats written before it.
-    ahead: u8,
-    /// Heartbeats written after it.
-    behind: u8,
-    barrier: Barrier,
-}
-
-/// The question whether the node has read the packet in flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Barrier {
-    /// Some bytes are not written yet.
-    Writing,
-    /// Its own status is awaited until then.
-    Waiting(Instant),
-    /// A heartbeat is to be written; so many were, so many were answered.
-    Wanted { asked: u8, answered: u8 },
-    /// A heartbeat was written; its answer is awaited until then.
-    Asked { until: Instant, asked: u8, answered: u8 },
-    /// The node has read it; a status that was overtaken is awaited until then.
-    Read(Instant),
 }
 
 /// No barrier within this time of the handshake: an unasked queue status often follows it.
