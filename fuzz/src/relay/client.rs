@@ -12,6 +12,7 @@ use meshbeat_proto::ToRadio;
 use meshbeat_proto::to_radio::PayloadVariant;
 use prost::Message as _;
 
+use super::node::is_mesh;
 use super::words::{KEY, SECRET, TAG, contains};
 
 /// The port of admin messages.
@@ -230,7 +231,8 @@ impl Client {
         let data = packet.data.unwrap_or_default();
         let is_reply = data.port == ROUTING_PORT || data.port == ADMIN_PORT;
         assert!(is_reply || self.has_asked, "{} is told {packet:?} and did not ask", self.id);
-        if data.routing_error.is_some_and(|error| error != 0) {
+        // What other nodes say of a packet is no word of its end.
+        if data.routing_error.is_some_and(|error| error != 0) && !is_mesh(packet.from) {
             let account = self.accounts.entry(data.request_id).or_default();
             // The node of this bench has ids with the highest bit, the relay's have not.
             match packet.id >> 31 {

@@ -133,7 +133,7 @@ pub(super) fn packet(input: &mut Input<'_>) -> Vec<u8> {
     let (about, len) = (input.byte(), input.byte() & 0x3F);
     let payload = input.bytes(len.into());
     let packet = Packet {
-        from: 0x80 + u32::from(from),
+        from: MESH + u32::from(from),
         to: u32::MAX,
         id: id.into(),
         port: PORTS[usize::from(port)],
@@ -150,6 +150,14 @@ pub(super) fn packet(input: &mut Input<'_>) -> Vec<u8> {
 fn status(res: u32, free: u32, id: u32) -> Vec<u8> {
     let fields = [(1, res), (2, free), (3, 16), (4, id)];
     nested(&[11], &fields.map(|(number, value)| varint(number, value)).concat())
+}
+
+/// The first of the other nodes' numbers.
+const MESH: u32 = 0x80;
+
+/// Whether this is another node of the mesh.
+pub(super) const fn is_mesh(number: u32) -> bool {
+    number & !7 == MESH
 }
 
 /// Whether this is, or was, the node's own number: what was meant for it may reach its successor.
