@@ -20,7 +20,7 @@ pub mod outbox;
 pub mod config;
 pub mod link;
 
-pub use config::{ConfigError, LinkConfig};
+pub use config::{Checked, ConfigError, LinkConfig};
 pub use fault::Fault;
 pub use link::{Event, Link};
-pub use time::Instant;
+pub use time::{Instant, Span};

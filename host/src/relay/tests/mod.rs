@@ -61,7 +61,7 @@ impl Bench {
         link_config.outbox.quota = 100;
         Self {
             relay: Relay::new(config, 7, 1_763_000_000_000),
-            link: Link::new(link_config, 1).unwrap(),
+            link: Link::new(link_config.check().unwrap(), 1),
             node: SimNode::new(node, 1),
             now: Instant::ORIGIN,
             conn: None,
