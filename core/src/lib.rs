@@ -19,6 +19,8 @@ pub mod pacing;
 pub mod outbox;
 pub mod config;
 pub mod link;
+#[cfg(feature = "embedded-io-async")]
+pub mod asynchronous;
 
 pub use config::{Checked, ConfigError, LinkConfig};
 pub use fault::Fault;

@@ -368,17 +368,31 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
         now: Instant,
         writer: &mut W,
     ) -> Result<Transmit, W::Error> {
+        let pending = self.poll_pending(now);
+        if pending.is_empty() {
+            return Ok(Transmit::Empty);
+        }
+        let n = writer.write(pending)?;
+        if n == 0 {
+            return Ok(Transmit::Blocked);
+        }
+        self.handle_written(now, n);
+        Ok(Transmit::Wrote(n))
+    }
+
+    /// What is to be written next, for a writer that has no [`Write`]; nothing if it is empty. How
+    /// much of it was taken is to be told by [`Link::handle_written`] before the next call of
+    /// another method.
+    pub fn poll_pending(&mut self, now: Instant) -> &[u8] {
         self.withdraw_stale(now);
         if self.tx.is_empty() {
             self.sending = self.next_frame(now);
         }
-        if self.tx.is_empty() {
-            return Ok(Transmit::Empty);
-        }
-        let n = writer.write(self.tx.pending())?;
-        if n == 0 {
-            return Ok(Transmit::Blocked);
-        }
+        self.tx.pending()
+    }
+
+    /// The transport took the first `n` of the bytes of [`Link::poll_pending`], at least one.
+    pub fn handle_written(&mut self, now: Instant, n: usize) {
         if self.sending == Some(Sending::Packet) && !self.tx.is_half_sent() {
             self.outbox.handle_begun(now);
         }
@@ -388,7 +402,6 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
         {
             self.sent(now, sent);
         }
-        Ok(Transmit::Wrote(n))
     }
 
     /// The next moment at which [`Link::handle_timeout`] has something to do; `None` means that
