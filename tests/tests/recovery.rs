@@ -6,11 +6,14 @@ use core::ops::Range;
 use std::collections::HashSet;
 
 use meshbeat_core::decoder::Decoder;
-use meshbeat_core::frame::{HEADER_LEN, MAX_FRAME};
+use meshbeat_core::frame::{HEADER_LEN, MAX_FRAME, MAX_PAYLOAD};
 use meshbeat_core::link::Item;
+use meshbeat_core::peek::FromRadio;
+use meshbeat_core::rng::Rng;
 use meshbeat_core::{Event, Instant, Link, LinkConfig};
 use meshbeat_tests::hostile::floods::Flood;
 use meshbeat_tests::hostile::parsers::{Found, Work, ours, plain, search};
+use meshbeat_tests::hostile::payloads::{Payloads, made};
 use meshbeat_tests::hostile::{Disturbance, Stream, claimed};
 
 const SEEDS: [u64; 4] = [1, 2, 3, 4];
@@ -206,6 +209,19 @@ fn floods_reject_what_they_are_made_to() {
         let (found, work) = ours(&stream, 4096);
         assert_eq!(found, [], "{}", flood.name());
         assert!(work.rejected_bytes / stream.len() >= per_byte - 2, "{}: {work:?}", flood.name());
+    }
+}
+
+#[test]
+fn payloads_are_valid_and_made_ones_as_long_as_wanted() {
+    let recorded = Payloads::recorded();
+    assert!(recorded.all().len() > 1800, "{}", recorded.all().len());
+    assert!(recorded.all().iter().all(|payload| FromRadio::peek(payload).is_some()));
+    let mut rng = Rng::new(1);
+    for len in (0..=MAX_PAYLOAD).filter(|len| *len != 1) {
+        let payload = made(&mut rng, len);
+        assert_eq!(payload.len(), len);
+        assert!(FromRadio::peek(&payload).is_some(), "{payload:02x?}");
     }
 }
 

@@ -116,27 +116,3 @@ fn field(key: u8, bytes: &[u8]) -> Vec<u8> {
     };
     [&[key], &len[..], bytes].concat()
 }
-
-#[cfg(test)]
-mod tests {
-    use meshbeat_core::peek::FromRadio;
-
-    use super::*;
-
-    #[test]
-    fn made_payloads_are_valid_and_as_long_as_wanted() {
-        let mut rng = Rng::new(1);
-        for len in (0..=MAX_PAYLOAD).filter(|len| *len != 1) {
-            let payload = made(&mut rng, len);
-            assert_eq!(payload.len(), len);
-            assert!(FromRadio::peek(&payload).is_some(), "{payload:02x?}");
-        }
-    }
-
-    #[test]
-    fn recorded_payloads_are_valid() {
-        let payloads = Payloads::recorded();
-        assert!(payloads.all().len() > 1800, "{}", payloads.all().len());
-        assert!(payloads.all().iter().all(|payload| FromRadio::peek(payload).is_some()));
-    }
-}
