@@ -64,7 +64,10 @@ pub fn made(rng: &mut Rng, len: usize) -> Vec<u8> {
         1 | 2 => vec![0x38, rng.below(0x80) as u8],
         3 => vec![0x38, 0x80 | rng.below(0x80) as u8, 1 + rng.below(0x7F) as u8],
         // log_record { message }
-        4..=63 => field(0x32, &field(0x0A, &content(rng, len - 4))),
+        4..=63 => {
+            let message: Vec<u8> = (4..len).map(|_| b' ' + rng.below(95) as u8).collect();
+            field(0x32, &field(0x0A, &message))
+        }
         _ => {
             let seed = rng.next_u64();
             // 32 bytes and the text, and a few when lengths and the id take a byte more.
