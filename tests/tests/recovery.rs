@@ -136,7 +136,7 @@ fn a_frame_comes_out_with_its_last_byte_or_with_the_last_that_a_lie_claims() {
         assert!(at_once > 0, "{disturbance:?}");
         match disturbance {
             Disturbance::None | Disturbance::StrayMagic | Disturbance::TooLong => {
-                assert_eq!(late, 0)
+                assert_eq!(late, 0);
             }
             Disturbance::Bogus | Disturbance::Torn | Disturbance::Mixed => assert!(late > 100),
             _ => {}
