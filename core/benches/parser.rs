@@ -1,10 +1,12 @@
-//! What it costs to find frames: `cargo bench -p meshbeat-core`, or with the name of a stream.
+//! What it costs to find frames: `cargo bench -p meshbeat-core -- --sort location`, or with the name
+//! of a stream.
 //!
 //! Each stream has a group, with a row for each way through it. `memcpy` copies the same bytes, and
 //! `machine` is a parser that works as the firmware's does, byte for byte and without a look into
 //! payloads. `framing` only finds frames, `valid` also looks into each payload as a link does, both
 //! in slices of 64 KiB; behind them the same byte for byte. Beside the time stand bytes and frames
-//! per second. On a machine that does other work too, compare medians of one run.
+//! per second. On a machine that does other work too compare the fastest samples: a median of a few
+//! milliseconds has that work in it.
 
 use core::fmt;
 use std::sync::LazyLock;

@@ -101,7 +101,10 @@ impl Stream {
             if writer.rng.below(ONE_IN) == 0 {
                 writer.disturb(disturbance);
             }
-            writer.frame();
+            // A disturbance may have a whole frame in it.
+            if writer.stream.frames.len() < frames {
+                writer.frame();
+            }
         }
         writer.stream
     }
