@@ -2,12 +2,13 @@
 //! turning the same streams into messages. `tests/peer/run` builds both and starts this; PEER is
 //! the program in `tests/peer`, DIRECTORY takes the streams. One table, no verdict.
 
-use std::error::Error;
+use core::error::Error;
+use core::hint::black_box;
+use core::time::Duration;
 use std::fs;
-use std::hint::black_box;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant as Clock};
+use std::time::Instant as Clock;
 
 use meshbeat_core::decoder::{Decoder, Item};
 use meshbeat_core::peek;
