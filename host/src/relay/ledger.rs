@@ -28,8 +28,8 @@ pub(super) struct Entry {
     pub(super) payload: Vec<u8>,
     /// Of the payload as the client sent it, to know a repeat by.
     hash: u64,
-    /// A Routing error that came about the packet under this id before its end: if the outbox tries
-    /// it again, its client need not know.
+    /// A Routing error of the node about the packet under this id that came before its end: if the
+    /// outbox tries it again, its client need not know.
     pub(super) held: Option<(u32, Vec<u8>)>,
     /// What it does to the node's settings.
     pub(super) change: Option<Change>,
