@@ -137,6 +137,8 @@ impl Relay {
             {
                 self.push_reply(owner, id, payload.to_vec());
             }
+            // It follows a status by which the packet is tried again.
+            None if is_refusal && self.ledger.was_refused(request_id) => {}
             // An answer to nobody here.
             None if port == PortNum::AdminApp as i32 => {}
             _ => self.handle_news(payload, packet),
