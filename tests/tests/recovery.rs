@@ -10,7 +10,7 @@ use meshbeat_core::frame::{HEADER_LEN, MAX_FRAME, MAX_PAYLOAD};
 use meshbeat_core::link::Item;
 use meshbeat_core::peek::FromRadio;
 use meshbeat_core::rng::Rng;
-use meshbeat_core::{Event, Instant, Link, LinkConfig};
+use meshbeat_core::{Checked, Event, Instant, Link};
 use meshbeat_tests::hostile::floods::Flood;
 use meshbeat_tests::hostile::parsers::{Found, Work, ours, plain, search};
 use meshbeat_tests::hostile::payloads::{Payloads, made};
@@ -252,7 +252,7 @@ fn within_bounds(stream: &[u8], slice: usize, name: &str) -> Work {
 /// The payloads that a link delivers.
 fn by_link(stream: &[u8], slice: usize) -> Vec<Vec<u8>> {
     let now = Instant::ORIGIN;
-    let mut link = Link::<0>::new(LinkConfig::default(), 1).expect("the defaults");
+    let mut link = Link::<0>::new(Checked::TCP, 1);
     link.open(now);
     assert_eq!(link.poll_event(), Some(Event::OpenDue));
     link.handle_opened(now);
