@@ -49,7 +49,7 @@ const RT: u32 = 1 << 6;
 
 /// Milliseconds since the start.
 static TICKS: Mutex<Cell<u64>> = Mutex::new(Cell::new(0));
-/// The UART had something to do since the program last looked.
+/// Bytes were moved since the program last looked.
 static STIRRED: Mutex<Cell<bool>> = Mutex::new(Cell::new(false));
 static ENDS: Mutex<RefCell<Option<InterruptEnds>>> = Mutex::new(RefCell::new(None));
 
@@ -89,7 +89,7 @@ pub fn now() -> Instant {
     Instant::from_millis(critical_section::with(|cs| TICKS.borrow(cs).get()))
 }
 
-/// Sleeps until the UART had something to do or `deadline` is reached. The tick wakes the processor
+/// Sleeps until the UART has moved bytes or `deadline` is reached. The tick wakes the processor
 /// each millisecond, not the program.
 pub fn sleep_until(deadline: Option<Instant>) {
     let is_due = || deadline.is_some_and(|at| now() >= at);
@@ -125,28 +125,33 @@ fn SysTick() {
 #[interrupt]
 fn UART0() {
     critical_section::with(|cs| {
-        STIRRED.borrow(cs).set(true);
-        if let Some(ends) = ENDS.borrow_ref_mut(cs).as_mut() {
-            serve(ends);
+        if ENDS.borrow_ref_mut(cs).as_mut().is_some_and(serve) {
+            STIRRED.borrow(cs).set(true);
         }
     });
 }
 
+/// Moves bytes between UART and rings; returns whether there were any.
+///
 /// What the ring has no room for stays in the UART, which is not asked again before the program has
 /// read. With RTS wired nothing is lost so; without, the UART overruns and the decoder finds its way.
-fn serve(ends: &mut InterruptEnds) {
+fn serve(ends: &mut InterruptEnds) -> bool {
+    let mut moved = false;
     // Before the bytes are moved: what happens from now on is told again.
     ICR.write(RX | TX | RT);
     while ends.received.ready() && FR.read() & RXFE == 0 {
         // The upper bits tell of line errors. The byte is passed on: a bad frame is recognised.
         let _ = ends.received.enqueue(DR.read() as u8);
+        moved = true;
     }
     while FR.read() & TXFF == 0
         && let Some(byte) = ends.to_send.dequeue()
     {
         DR.write(u32::from(byte));
+        moved = true;
     }
     let receives = if ends.received.ready() { RX | RT } else { 0 };
     let sends = if ends.to_send.ready() { TX } else { 0 };
     IM.write(receives | sends);
+    moved
 }

@@ -2,7 +2,7 @@
 //!
 //! * `start()`, once: sets up clock and UART and returns the program's ends of the rings;
 //! * `now()`: milliseconds since then, rounded down;
-//! * `sleep_until(deadline)`: sleeps until the UART had something to do or the deadline is reached;
+//! * `sleep_until(deadline)`: sleeps until the UART has moved bytes or the deadline is reached;
 //! * `pend_uart()`: the program has taken or given bytes, the interrupt is to look again;
 //! * `is_sending()`: bytes are on their way behind the rings;
 //! * `entry`, the attribute of the main function, and `NAME`.

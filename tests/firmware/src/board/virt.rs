@@ -49,7 +49,7 @@ const TEMT: u8 = 1 << 6;
 /// Bytes in the FIFO to send.
 const FIFO: usize = 16;
 
-/// The UART had something to do since the program last looked.
+/// Bytes were moved since the program last looked.
 static STIRRED: Mutex<Cell<bool>> = Mutex::new(Cell::new(false));
 static ENDS: Mutex<RefCell<Option<InterruptEnds>>> = Mutex::new(RefCell::new(None));
 
@@ -96,7 +96,7 @@ pub fn now() -> Instant {
     }
 }
 
-/// Sleeps until the UART had something to do or `deadline` is reached.
+/// Sleeps until the UART has moved bytes or `deadline` is reached.
 pub fn sleep_until(deadline: Option<Instant>) {
     let is_due = || deadline.is_some_and(|at| now() >= at);
     set_alarm(deadline);
@@ -141,27 +141,32 @@ fn handle_external() {
     let source = CLAIM.read();
     if source == UART0 {
         critical_section::with(|cs| {
-            STIRRED.borrow(cs).set(true);
-            if let Some(ends) = ENDS.borrow_ref_mut(cs).as_mut() {
-                serve(ends);
+            if ENDS.borrow_ref_mut(cs).as_mut().is_some_and(serve) {
+                STIRRED.borrow(cs).set(true);
             }
         });
     }
     CLAIM.write(source);
 }
 
+/// Moves bytes between UART and rings; returns whether there were any.
+///
 /// What the ring has no room for stays in the UART, which is not asked again before the program has
 /// read. With RTS wired nothing is lost so; without, the UART overruns and the decoder finds its way.
-fn serve(ends: &mut InterruptEnds) {
+fn serve(ends: &mut InterruptEnds) -> bool {
+    let mut moved = false;
     while ends.received.ready() && LSR.read() & DR != 0 {
         let _ = ends.received.enqueue(DATA.read());
+        moved = true;
     }
     if LSR.read() & THRE != 0 {
         for byte in core::iter::from_fn(|| ends.to_send.dequeue()).take(FIFO) {
             DATA.write(byte);
+            moved = true;
         }
     }
     let receives = if ends.received.ready() { RX } else { 0 };
     let sends = if ends.to_send.ready() { TX } else { 0 };
     IER.write(receives | sends);
+    moved
 }
