@@ -52,6 +52,8 @@ pub fn impatient() -> LinkConfig {
     config.heartbeat.mute = MS(1_000);
     config.heartbeat.keepalive = MS(5_000);
     config.handshake.silence = MS(2_000);
+    // Live packets count as frames of a handshake, so a question that was lost is asked again only then.
+    config.handshake.limit = MS(8_000);
     config.handshake.gap = MS(100);
     config.backoff.first = MS(100);
     config.backoff.cap = MS(500);
@@ -65,10 +67,11 @@ pub fn run(config: LinkConfig, mut handle_frame: impl FnMut(Frame<'_>) -> Answer
     let mut link = Link::<OUTBOX>::new(config, 0x5EED).expect("a configuration within its bounds");
     let mut teller = Teller { state: link.state().name(), answered: 0, turns: 0 };
     report::line(format_args!("{}: link of {} bytes", board::NAME, size_of_val(&link)));
-    link.open(board::now());
+    let now = board::now();
+    link.open(now);
+    teller.tell_state(now, &link);
     loop {
         let now = board::now();
-        teller.tell_state(now, &link);
         receive(&mut link, &mut uart, now, &mut handle_frame);
         teller.tell_state(now, &link);
         while let Some(event) = link.poll_event() {
@@ -83,6 +86,7 @@ pub fn run(config: LinkConfig, mut handle_frame: impl FnMut(Frame<'_>) -> Answer
                 Event::Closed => process::exit(0),
                 _ => {}
             }
+            teller.tell_state(now, &link);
         }
         transmit(&mut link, &mut uart, now);
         teller.tell_state(now, &link);

@@ -61,10 +61,9 @@ impl Board {
         command.arg(&firmware.path).stdin(Stdio::null());
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.unwrap_or_else(|error| match error.kind() {
-            ErrorKind::NotFound => panic!(
-                "{} is missing: apt-get install qemu-system-arm qemu-system-misc",
-                kind.qemu
-            ),
+            ErrorKind::NotFound => {
+                panic!("{} is missing: apt-get install qemu-system-arm qemu-system-misc", kind.qemu)
+            }
             _ => panic!("{}: {error}", kind.qemu),
         });
         let lines = Arc::new(Watch::new());
@@ -81,7 +80,10 @@ impl Board {
         let errors = BufReader::new(child.stderr.take().expect("piped"));
         let told = Arc::clone(&lines);
         thread::spawn(move || {
-            errors.lines().map_while(Result::ok).for_each(|line| told.push(format!("error: {line}")));
+            errors
+                .lines()
+                .map_while(Result::ok)
+                .for_each(|line| told.push(format!("error: {line}")));
         });
         Self { lines, child }
     }

@@ -99,11 +99,11 @@ impl World {
         self.says(&["idle -> opening"]);
         self.says(&["opening -> configuring"]);
         self.says(&["configuring -> up"]);
-        let told = self.line.to_board().wait(0, "my_info", |message| match &message.payload_variant
-        {
-            Some(from_radio::PayloadVariant::MyInfo(info)) => Some(info.my_node_num),
-            _ => None,
-        });
+        let told =
+            self.line.to_board().wait(0, "my_info", |message| match &message.payload_variant {
+                Some(from_radio::PayloadVariant::MyInfo(info)) => Some(info.my_node_num),
+                _ => None,
+            });
         self.says(&[&format!("Configured {{ node: {},", told.0)]);
         assert_eq!(self.line.noise_from_board(), [0xC3; 32], "the bytes that wake a node");
         let said: Vec<_> = self.line.from_board().since(0).iter().take(2).map(name).collect();
@@ -252,16 +252,16 @@ fn talk_typed(kind: Kind) {
 /// What the core logs comes out of the target, decoded: each state, old and new.
 fn tell_states(kind: Kind) {
     let mut world = World::start(kind, Flavour::Defmt, &[]);
-    world.says(&["INFO link Idle -> Opening { deadline: Instant("]);
-    world.says(&["INFO link Opening { deadline: Instant(", "} -> Configuring { opened: Instant("]);
-    world.says(&["DEBUG at ", " ms sending WantConfig(69420)"]);
-    world.says(&["INFO link Configuring { ", "} -> Up { opened: Instant("]);
+    world.says(&["info link Idle -> Opening { deadline: Instant("]);
+    world.says(&["info link Opening { deadline: Instant(", "} -> Configuring { opened: Instant("]);
+    world.says(&["debug at ", " ms sending WantConfig(69420)"]);
+    world.says(&["info link Configuring { ", "} -> Up { opened: Instant("]);
     world.beats();
     world.node.suspend();
-    world.says(&["INFO link Up { ", "} -> Suspect { "]);
-    world.says(&["INFO link Suspect { ", "} -> Waiting { "]);
+    world.says(&["info link Up { ", "} -> Suspect { "]);
+    world.says(&["info link Suspect { ", "} -> Waiting { "]);
     world.node.resume();
-    world.says(&["INFO link Configuring { ", "} -> Up { "]);
+    world.says(&["info link Configuring { ", "} -> Up { "]);
     let said = world.board.lines.since(0);
     assert!(!said.iter().any(|line| line.contains("no defmt frame")), "{said:#?}");
     world.ends();

@@ -36,7 +36,8 @@ fn handle_frame(frame: Frame<'_>) -> Answer {
 
 fn tell_node(payload: &[u8]) {
     // The link has validated the payload as deep as the known fields go, so this is our bug.
-    let message = meshbeat_proto::FromRadio::decode(payload).expect("a payload is what prost takes");
+    let message =
+        meshbeat_proto::FromRadio::decode(payload).expect("a payload is what prost takes");
     if let Some(from_radio::PayloadVariant::NodeInfo(NodeInfo { num, user: Some(user), .. })) =
         message.payload_variant
     {
