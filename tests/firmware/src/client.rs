@@ -31,6 +31,7 @@ pub struct Frame<'a> {
 
 /// What the program wants done about a frame.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is no heap to put it on")]
 pub enum Answer {
     /// Nothing.
     Nothing,

@@ -64,7 +64,7 @@ impl Write for Uart {
     }
 
     fn flush(&mut self) -> Result<(), Infallible> {
-        while self.ends.to_send.len() > 0 {
+        while !self.ends.to_send.is_empty() {
             board::sleep_until(None);
         }
         while board::is_sending() {}

@@ -1,15 +1,14 @@
 //! A board in QEMU, and what its firmware says by semihosting.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
 
 use defmt_decoder::{DecodeError, Table};
 
 use crate::build::{Firmware, Flavour};
-use crate::watch::{LIMIT, Watch};
+use crate::watch::Watch;
 
 /// A kind of board.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,17 +54,12 @@ impl Board {
         let mut command = Command::new(kind.qemu);
         command.args(kind.machine).args(["-display", "none", "-monitor", "none"]);
         command.args(["-semihosting-config", "enable=on,target=native"]);
-        // It dials again a second after it was cut off.
-        let socket = format!("socket,id=node,host=127.0.0.1,port={port},reconnect=1");
+        let again = dials_again(kind);
+        let socket = format!("socket,id=node,host=127.0.0.1,port={port},{again}");
         command.args(["-chardev", &socket, "-serial", "chardev:node", "-kernel"]);
         command.arg(&firmware.path).stdin(Stdio::null());
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let mut child = child.unwrap_or_else(|error| match error.kind() {
-            ErrorKind::NotFound => {
-                panic!("{} is missing: apt-get install qemu-system-arm qemu-system-misc", kind.qemu)
-            }
-            _ => panic!("{}: {error}", kind.qemu),
-        });
+        let mut child = child.expect("it has told its version");
         let lines = Arc::new(Watch::new());
         let out = child.stdout.take().expect("piped");
         let told = Arc::clone(&lines);
@@ -106,14 +100,8 @@ impl Board {
     /// # Panics
     /// When it does not.
     pub fn ended(mut self) -> ExitStatus {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("our child") {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "the firmware does not end");
-            thread::yield_now();
-        }
+        self.lines.wait_for_end();
+        self.child.wait().expect("our child")
     }
 }
 
@@ -122,6 +110,24 @@ impl Drop for Board {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// The option by which QEMU dials again a second after it was cut off.
+fn dials_again(kind: Kind) -> &'static str {
+    let output = Command::new(kind.qemu).arg("--version").output().unwrap_or_else(|error| {
+        panic!("{}: {error}; apt-get install qemu-system-arm qemu-system-misc", kind.qemu)
+    });
+    let words = String::from_utf8_lossy(&output.stdout);
+    let version = words.split_whitespace().find_map(|word| {
+        let (major, rest) = word.split_once('.')?;
+        let (minor, _) = rest.split_once('.')?;
+        Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?))
+    });
+    match version.unwrap_or_else(|| panic!("{} says {words:?}", kind.qemu)) {
+        (..=9, _) => "reconnect=1",
+        // The option above is gone there.
+        (10.., _) => "reconnect-ms=1000",
     }
 }
 

@@ -1,8 +1,6 @@
 //! What the test of the firmware is written with: the firmware's builds, a board in QEMU, a simulated
 //! node, and the line between the two.
 
-#![forbid(unsafe_code)]
-
 // In the order of dependency: a module uses those above it.
 pub mod watch;
 pub mod build;

@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
 /// How long anything may take on a busy machine. Nothing here takes a third of it on a quiet one.
-pub const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// The list.
 #[derive(Debug)]
@@ -81,6 +81,20 @@ impl<T: Clone + Debug> Watch<T> {
             }
             list = self.changed.wait_timeout(list, left).expect("no thread panics within").0;
         }
+    }
+
+    /// Waits until none will follow.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    #[track_caller]
+    pub fn wait_for_end(&self) {
+        let (list, late) = self
+            .changed
+            .wait_timeout_while(self.lock(), LIMIT, |list| !list.ended)
+            .expect("no thread panics within");
+        drop(list);
+        assert!(!late.timed_out(), "it does not end");
     }
 
     fn lock(&self) -> MutexGuard<'_, List<T>> {

@@ -159,7 +159,8 @@ impl World {
         let from = self.mark;
         self.line.inject(&[LOG, TORN].concat(), &friend_says("behind the noise"));
         self.says(&["text of !f00dcafe: behind the noise"]);
-        let noise: usize = self.board.lines.since(from).iter().filter_map(noise_of).sum();
+        let noise: usize =
+            self.board.lines.since(from).iter().filter_map(|line| noise_of(line)).sum();
         assert_eq!(noise, LOG.len() + TORN.len());
         self.was_not_lost_since(from);
     }
@@ -301,7 +302,7 @@ fn node_of(message: &FromRadio) -> Option<String> {
     Some(format!("node !{:08x}: {}", info.num, text(&user.long_name)))
 }
 
-fn noise_of(line: &String) -> Option<usize> {
+fn noise_of(line: &str) -> Option<usize> {
     line.strip_prefix("noise of ")?.strip_suffix(" bytes")?.parse().ok()
 }
 

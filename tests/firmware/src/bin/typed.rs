@@ -24,10 +24,8 @@ fn main() -> ! {
 fn handle_frame(frame: Frame<'_>) -> Answer {
     match frame.message {
         FromRadio::Other(peek::NODE_INFO) => tell_node(frame.payload),
-        FromRadio::Packet(packet) => {
-            if packet.data.is_some_and(|data| data.payload == b"goodbye") {
-                return Answer::Goodbye;
-            }
+        FromRadio::Packet(packet) if packet.data.is_some_and(|data| data.payload == b"goodbye") => {
+            return Answer::Goodbye;
         }
         _ => {}
     }

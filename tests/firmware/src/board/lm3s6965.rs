@@ -24,19 +24,19 @@ pub const NAME: &str = "lm3s6965";
 const CLOCK_HZ: u32 = 12_500_000;
 const BAUD: u32 = 115_200;
 
-// SAFETY of all: addresses and sizes are those of the data sheet, and none is memory.
-const RCGC1: Register<u32> = unsafe { Register::at(0x400F_E104) };
-const RCGC2: Register<u32> = unsafe { Register::at(0x400F_E108) };
-const GPIOA_AFSEL: Register<u32> = unsafe { Register::at(0x4000_4420) };
-const GPIOA_DEN: Register<u32> = unsafe { Register::at(0x4000_451C) };
-const DR: Register<u32> = unsafe { Register::at(0x4000_C000) };
-const FR: Register<u32> = unsafe { Register::at(0x4000_C018) };
-const IBRD: Register<u32> = unsafe { Register::at(0x4000_C024) };
-const FBRD: Register<u32> = unsafe { Register::at(0x4000_C028) };
-const LCRH: Register<u32> = unsafe { Register::at(0x4000_C02C) };
-const CTL: Register<u32> = unsafe { Register::at(0x4000_C030) };
-const IM: Register<u32> = unsafe { Register::at(0x4000_C038) };
-const ICR: Register<u32> = unsafe { Register::at(0x4000_C044) };
+// Addresses and sizes are those of the data sheet; none is memory.
+const RCGC1: Register<u32> = Register::at(0x400F_E104);
+const RCGC2: Register<u32> = Register::at(0x400F_E108);
+const GPIOA_AFSEL: Register<u32> = Register::at(0x4000_4420);
+const GPIOA_DEN: Register<u32> = Register::at(0x4000_451C);
+const DR: Register<u32> = Register::at(0x4000_C000);
+const FR: Register<u32> = Register::at(0x4000_C018);
+const IBRD: Register<u32> = Register::at(0x4000_C024);
+const FBRD: Register<u32> = Register::at(0x4000_C028);
+const LCRH: Register<u32> = Register::at(0x4000_C02C);
+const CTL: Register<u32> = Register::at(0x4000_C030);
+const IM: Register<u32> = Register::at(0x4000_C038);
+const ICR: Register<u32> = Register::at(0x4000_C044);
 
 /// Bits of `FR`: sending, nothing received, no room to send.
 const BUSY: u32 = 1 << 3;

@@ -25,20 +25,19 @@ pub use virt::{NAME, entry, is_sending, now, pend_uart, sleep_until, start};
 struct Register<T>(*mut T);
 
 impl<T: Copy> Register<T> {
-    /// # Safety
-    /// `address` is a register of this board that takes accesses of this size, and neither reading
-    /// nor writing it breaks what the compiler takes for granted about memory.
-    const unsafe fn at(address: usize) -> Self {
+    /// The register at `address`. Only the board files make one, and only of addresses at which the
+    /// board has a register of that size and no memory.
+    const fn at(address: usize) -> Self {
         Self(address as *mut T)
     }
 
     fn read(&self) -> T {
-        // SAFETY: `at` was promised a register.
+        // SAFETY: there is a register, as `at` says; no Rust object is there to be read.
         unsafe { self.0.read_volatile() }
     }
 
     fn write(&self, value: T) {
-        // SAFETY: `at` was promised a register.
+        // SAFETY: there is a register, as `at` says; no Rust object is there to be overwritten.
         unsafe { self.0.write_volatile(value) }
     }
 }

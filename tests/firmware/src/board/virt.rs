@@ -23,21 +23,21 @@ const STEPS: u64 = 10_000;
 /// The UART's number at the PLIC.
 const UART0: u32 = 10;
 
-// SAFETY of all: addresses and sizes are those of QEMU's `hw/riscv/virt.c`, and none is memory.
-const MTIMECMP_LOW: Register<u32> = unsafe { Register::at(0x0200_4000) };
-const MTIMECMP_HIGH: Register<u32> = unsafe { Register::at(0x0200_4004) };
-const MTIME_LOW: Register<u32> = unsafe { Register::at(0x0200_BFF8) };
-const MTIME_HIGH: Register<u32> = unsafe { Register::at(0x0200_BFFC) };
-const PRIORITY: Register<u32> = unsafe { Register::at(0x0C00_0000 + 4 * UART0 as usize) };
-const ENABLE: Register<u32> = unsafe { Register::at(0x0C00_2000) };
-const THRESHOLD: Register<u32> = unsafe { Register::at(0x0C20_0000) };
-const CLAIM: Register<u32> = unsafe { Register::at(0x0C20_0004) };
+// Addresses and sizes are those of QEMU's `hw/riscv/virt.c`; none is memory.
+const MTIMECMP_LOW: Register<u32> = Register::at(0x0200_4000);
+const MTIMECMP_HIGH: Register<u32> = Register::at(0x0200_4004);
+const MTIME_LOW: Register<u32> = Register::at(0x0200_BFF8);
+const MTIME_HIGH: Register<u32> = Register::at(0x0200_BFFC);
+const PRIORITY: Register<u32> = Register::at(0x0C00_0000 + 4 * UART0 as usize);
+const ENABLE: Register<u32> = Register::at(0x0C00_2000);
+const THRESHOLD: Register<u32> = Register::at(0x0C20_0000);
+const CLAIM: Register<u32> = Register::at(0x0C20_0004);
 /// Read: received; written: to send.
-const DATA: Register<u8> = unsafe { Register::at(0x1000_0000) };
-const IER: Register<u8> = unsafe { Register::at(0x1000_0001) };
-const FCR: Register<u8> = unsafe { Register::at(0x1000_0002) };
-const LCR: Register<u8> = unsafe { Register::at(0x1000_0003) };
-const LSR: Register<u8> = unsafe { Register::at(0x1000_0005) };
+const DATA: Register<u8> = Register::at(0x1000_0000);
+const IER: Register<u8> = Register::at(0x1000_0001);
+const FCR: Register<u8> = Register::at(0x1000_0002);
+const LCR: Register<u8> = Register::at(0x1000_0003);
+const LSR: Register<u8> = Register::at(0x1000_0005);
 
 /// Bits of `IER`: received, room to send.
 const RX: u8 = 1;
