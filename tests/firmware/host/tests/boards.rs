@@ -263,6 +263,7 @@ fn tell_states(kind: Kind) {
     world.says(&["info link Suspect { ", "} -> Waiting { "]);
     world.node.resume();
     world.says(&["info link Configuring { ", "} -> Up { "]);
+    world.says(&["Configured"]);
     let said = world.board.lines.since(0);
     assert!(!said.iter().any(|line| line.contains("no defmt frame")), "{said:#?}");
     world.ends();
