@@ -1,4 +1,5 @@
-//! Linker scripts: cortex-m-rt and riscv-rt bring `link.x`, the crate `lm3s6965` its own memory map.
+//! Linker scripts: cortex-m-rt and riscv-rt bring `link.x`, the crate `lm3s6965` its own memory
+//! map.
 
 use std::path::PathBuf;
 use std::{env, fs};

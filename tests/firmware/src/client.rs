@@ -53,7 +53,8 @@ pub fn impatient() -> LinkConfig {
     config.heartbeat.mute = MS(1_000);
     config.heartbeat.keepalive = MS(5_000);
     config.handshake.silence = MS(2_000);
-    // Live packets count as frames of a handshake, so a question that was lost is asked again only then.
+    // Live packets count as frames of a handshake: while they come, a question that was lost is
+    // asked again only after this.
     config.handshake.limit = MS(8_000);
     config.handshake.gap = MS(100);
     config.backoff.first = MS(100);

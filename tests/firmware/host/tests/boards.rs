@@ -1,5 +1,5 @@
-//! The link on two boards, in QEMU, beside a simulated node: whatever happens to node and wire, it is
-//! up again, and says so.
+//! The link on two boards, in QEMU, beside a simulated node: whatever happens to node and wire, it
+//! is up again, and says so.
 
 use meshbeat_firmware_host::board::{Board, CORTEX_M3, Kind, RISC_V};
 use meshbeat_firmware_host::build::{self, Flavour};
@@ -151,7 +151,7 @@ impl World {
         self.says(&[&format!("PacketEvent {{ id: {}", pong.id), "state: Confirmed"]);
     }
 
-    /// Log text, half a magic, a torn frame: each byte of it is noise, and the frame behind it whole.
+    /// Log text, half a magic, a torn frame: each byte of it is noise, the frame behind it whole.
     fn finds_its_way_through_noise(&mut self) {
         const LOG: &[u8] = "INFO  | 12:00:07 7 [Router] Grüße, 94 is no C3\r\n".as_bytes();
         // The first bytes of packet { from }; the frame behind it is in its place, but no field.
@@ -202,8 +202,8 @@ impl World {
         assert!(lines.iter().any(|line| line.contains("up -> configuring")), "{lines:#?}");
     }
 
-    /// No traffic now: a heartbeat takes one turn to be due, and a few for the bytes of it and of its
-    /// answer. A loop that did not sleep would take thousands.
+    /// No traffic now: a heartbeat takes one turn to be due, and a few for the bytes of it and of
+    /// its answer. A loop that did not sleep would take thousands.
     fn sleeps(&mut self) {
         self.beats();
         let turns = |line: String| -> u32 {

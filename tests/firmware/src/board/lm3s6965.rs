@@ -133,8 +133,9 @@ fn UART0() {
 
 /// Moves bytes between UART and rings; returns whether there were any.
 ///
-/// What the ring has no room for stays in the UART, which is not asked again before the program has
-/// read. With RTS wired nothing is lost so; without, the UART overruns and the decoder finds its way.
+/// What the ring has no room for stays in the UART, which is not asked again before the program
+/// has read. With RTS wired nothing is lost so; without, the UART overruns and the decoder finds
+/// its way.
 fn serve(ends: &mut InterruptEnds) -> bool {
     let mut moved = false;
     // Before the bytes are moved: what happens from now on is told again.

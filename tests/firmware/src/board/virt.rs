@@ -151,8 +151,9 @@ fn handle_external() {
 
 /// Moves bytes between UART and rings; returns whether there were any.
 ///
-/// What the ring has no room for stays in the UART, which is not asked again before the program has
-/// read. With RTS wired nothing is lost so; without, the UART overruns and the decoder finds its way.
+/// What the ring has no room for stays in the UART, which is not asked again before the program
+/// has read. With RTS wired nothing is lost so; without, the UART overruns and the decoder finds
+/// its way.
 fn serve(ends: &mut InterruptEnds) -> bool {
     let mut moved = false;
     while ends.received.ready() && LSR.read() & DR != 0 {
