@@ -1,6 +1,8 @@
 //! A board in QEMU, and what its firmware says by semihosting.
 
-use std::io::{BufRead, BufReader, Read};
+use core::net::Ipv4Addr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -8,6 +10,7 @@ use std::thread;
 use defmt_decoder::{DecodeError, Table};
 
 use crate::build::{Firmware, Flavour};
+use crate::line::Line;
 use crate::watch::Watch;
 
 /// A kind of board.
@@ -43,21 +46,27 @@ pub struct Board {
     /// What it says, line by line; behind `error: ` what QEMU or a panic says.
     pub lines: Arc<Watch<String>>,
     child: Child,
+    /// Kept open: QEMU has words for it.
+    _switch: Arc<TcpStream>,
 }
 
 impl Board {
-    /// Switches it on, with its UART at this TCP port.
+    /// Switches it on, with its UART at this line.
     ///
     /// # Panics
     /// When QEMU is missing, or there is no table for what is said by defmt.
-    pub fn start(kind: Kind, firmware: &Firmware, flavour: Flavour, port: u16) -> Self {
+    pub fn start(kind: Kind, firmware: &Firmware, flavour: Flavour, line: &Line) -> Self {
         let mut command = Command::new(kind.qemu);
         command.args(kind.machine).args(["-display", "none", "-monitor", "none"]);
         command.args(["-semihosting-config", "enable=on,target=native"]);
         let again = dials_again(kind);
-        let socket = format!("socket,id=node,host=127.0.0.1,port={port},{again}");
+        let socket = format!("socket,id=node,host=127.0.0.1,port={},{again}", line.port);
         command.args(["-chardev", &socket, "-serial", "chardev:node", "-kernel"]);
         command.arg(&firmware.path).stdin(Stdio::null());
+        // It stands still until it is told to go by this connection.
+        let switch = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let at = switch.local_addr().expect("it listens");
+        command.args(["-S", "-qmp", &format!("tcp:{at}")]);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.expect("it has told its version");
         let lines = Arc::new(Watch::new());
@@ -79,7 +88,16 @@ impl Board {
                 .map_while(Result::ok)
                 .for_each(|line| told.push(format!("error: {line}")));
         });
-        Self { lines, child }
+        let dialled = Arc::new(Watch::new());
+        let told = Arc::clone(&dialled);
+        thread::spawn(move || switch.accept().map(|(stream, _)| told.push(Arc::new(stream))));
+        let take = |stream: &Arc<TcpStream>| Some(Arc::clone(stream));
+        let (switch, _) = dialled.wait(0, "QEMU dials", take);
+        // What the board writes before its line is there is lost.
+        line.wait_for_board();
+        let go = b"{\"execute\": \"qmp_capabilities\"}\n{\"execute\": \"cont\"}\n";
+        (&*switch).write_all(go).expect("QEMU listens");
+        Self { lines, child, _switch: switch }
     }
 
     /// Waits until it says a line with all these parts from `mark` on; returns the line, and the

@@ -4,6 +4,6 @@
 // In the order of dependency: a module uses those above it.
 pub mod watch;
 pub mod build;
-pub mod board;
 pub mod node;
 pub mod line;
+pub mod board;

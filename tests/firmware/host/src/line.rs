@@ -33,6 +33,8 @@ struct Tap {
     from_board: Watch<ToRadio>,
     /// What else came from the board.
     noise: Watch<Vec<u8>>,
+    /// The board's connections.
+    plugged: Watch<()>,
 }
 
 impl Line {
@@ -47,6 +49,7 @@ impl Line {
             to_board: Watch::new(),
             from_board: Watch::new(),
             noise: Watch::new(),
+            plugged: Watch::new(),
         });
         let listener = listen(0);
         let port = listener.local_addr().expect("it listens").port();
@@ -73,6 +76,14 @@ impl Line {
                 });
             }
         });
+    }
+
+    /// Waits for the board's first connection.
+    ///
+    /// # Panics
+    /// When it does not come.
+    pub fn wait_for_board(&self) {
+        self.tap.plugged.wait(0, "the board's connection", |()| Some(()));
     }
 
     /// Pulls the board's plug: its connection ends, and is refused until [`Line::plug_in`].
@@ -124,6 +135,7 @@ impl Line {
             drop(listener);
             stream.set_nodelay(true).expect("a socket");
             *lock(&tap.board) = Some(stream.try_clone().expect("a socket"));
+            tap.plugged.push(());
             let mut decoder = Decoder::new();
             let mut buf = [0; 4096];
             while let Ok(count @ 1..) = stream.read(&mut buf) {

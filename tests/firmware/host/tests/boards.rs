@@ -73,7 +73,7 @@ impl World {
         let node = Node::start(sim);
         let line = Line::new();
         line.connect(node.address);
-        let board = Board::start(kind, &firmware, flavour, line.port);
+        let board = Board::start(kind, &firmware, flavour, &line);
         let mut world = Self { board, line, node, mark: 0 };
         world.says(&[name, "link of "]);
         world
