@@ -85,6 +85,7 @@ impl Default for Decoder {
 
 impl Decoder {
     /// A decoder that waits for the first byte.
+    #[inline(always)]
     pub const fn new() -> Self {
         Self { buf: [0; MAX_FRAME], start: 0, end: 0, want: 0, refuted: false, last: Last::None }
     }
@@ -243,13 +244,23 @@ impl Decoder {
     /// Appends to what is held; the caller has checked that held and `bytes` fit together.
     fn hold(&mut self, bytes: &[u8]) {
         if self.end + bytes.len() > MAX_FRAME || self.start == self.end {
-            self.buf.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
+            self.move_to_front();
         }
         if let Some(room) = self.buf.get_mut(self.end..self.end + bytes.len()) {
-            room.copy_from_slice(bytes);
+            room.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
             self.end += bytes.len();
         }
+    }
+
+    /// By swaps: nothing else needs `memmove`, which takes 1.3 KB on a small microcontroller.
+    fn move_to_front(&mut self) {
+        let (start, end) = (self.start, self.end);
+        if start > 0 {
+            for (at, from) in (start..end.min(MAX_FRAME)).enumerate() {
+                self.buf.swap(at, from);
+            }
+        }
+        (self.start, self.end) = (0, end - start);
     }
 
     /// How many of `bytes` come before the first that may start a frame.

@@ -71,9 +71,10 @@ pub fn encode<'a>(payload: &[u8], out: &'a mut [u8]) -> Result<&'a [u8], EncodeE
     let len = FrameLen::new(payload.len()).ok_or(EncodeError::TooLong(payload.len()))?;
     let too_small = EncodeError::BufferTooSmall(len.frame());
     let frame = out.get_mut(..len.frame()).ok_or(too_small)?;
-    if let Some((header, body)) = frame.split_first_chunk_mut::<HEADER_LEN>() {
-        *header = len.header();
-        body.copy_from_slice(payload);
+    // Not `copy_from_slice`, which would link a panic for lengths that differ; these do not.
+    let bytes = len.header();
+    for (to, from) in frame.iter_mut().zip(bytes.iter().chain(payload)) {
+        *to = *from;
     }
     Ok(frame)
 }

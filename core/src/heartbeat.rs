@@ -10,7 +10,10 @@
 use core::num::NonZeroU32;
 use core::time::Duration;
 
-use crate::time::Instant;
+use heapless::Vec;
+
+use crate::peek::wire::push_varint;
+use crate::time::{Instant, Span};
 
 /// The payload of a plain heartbeat: `ToRadio { heartbeat {} }`.
 pub const PLAIN: [u8; 2] = [0x3A, 0x00];
@@ -41,25 +44,22 @@ impl Nonce {
         }
     }
 
-    /// The payload of a heartbeat with this nonce: so many of the bytes.
-    pub fn payload(self) -> ([u8; 8], usize) {
-        let mut out = [PLAIN[0], 0, 0x08, 0, 0, 0, 0, 0];
-        let mut rest = self.value();
-        if rest == 0 {
-            return (out, PLAIN.len());
+    /// The payload of a heartbeat with this nonce.
+    pub fn payload(self) -> Vec<u8, 8> {
+        let mut varint = Vec::<u8, 5>::new();
+        let value = self.value();
+        if value != 0 {
+            push_varint(&mut varint, value);
         }
-        let mut len = 3;
-        for byte in out.iter_mut().skip(3) {
-            len += 1;
-            *byte = rest as u8 & 0x7F;
-            rest >>= 7;
-            if rest == 0 {
-                break;
-            }
-            *byte |= 0x80;
-        }
-        out[1] = len as u8 - 2;
-        (out, len)
+        let mut out = Vec::new();
+        // Room for all: two bytes, a tag and the longest varint.
+        let _ = out.push(PLAIN[0]);
+        let _ = match value {
+            0 => out.push(0),
+            _ => out.push(1 + varint.len() as u8).and_then(|()| out.push(0x08)),
+        };
+        let _ = out.extend_from_slice(&varint);
+        out
     }
 }
 
@@ -68,39 +68,44 @@ impl Nonce {
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct HeartbeatConfig {
     /// Silence after which the node is asked. Default 15 s; 100 ms to 5 min.
-    pub quiet: Duration,
+    pub quiet: Span,
     /// How long any byte may take after that. Default 12 s, for an ESP32 that writes to a slow
     /// peer can be away for 10 s; 100 ms to 60 s.
-    pub answer: Duration,
+    pub answer: Span,
     /// How often an unanswered question is repeated within that time: another transport of the node
     /// may have taken the answer. Default 4 s; 100 ms to 60 s, from `answer` on it means never.
-    pub again: Duration,
+    pub again: Span,
     /// Unanswered questions in a row that end the link. Default 2; 1 to 10.
     pub strikes: u8,
     /// Something is sent at least this often, because the node drops a client that sent nothing
     /// for 15 min (2.7.21 and newer). Default 5 min; at least `quiet`, at most 14 min.
-    pub keepalive: Duration,
+    pub keepalive: Span,
     /// How long after the handshake a node that is not known to answer is asked. Default 2 s, at
     /// least 1 s: an unasked queue status often follows the handshake and proves nothing.
-    pub probe: Duration,
+    pub probe: Span,
     /// How often a mute node is asked. Default 60 s; at least `quiet`, at most `keepalive`.
-    pub mute: Duration,
+    pub mute: Span,
     /// What the heartbeats carry. Default none.
     pub nonce: Nonce,
 }
 
+impl HeartbeatConfig {
+    /// The defaults.
+    pub const DEFAULT: Self = Self {
+        quiet: Span::from_secs(15),
+        answer: Span::from_secs(12),
+        again: Span::from_secs(4),
+        strikes: 2,
+        keepalive: Span::from_secs(300),
+        probe: Span::from_secs(2),
+        mute: Span::from_secs(60),
+        nonce: Nonce::NONE,
+    };
+}
+
 impl Default for HeartbeatConfig {
     fn default() -> Self {
-        Self {
-            quiet: Duration::from_secs(15),
-            answer: Duration::from_secs(12),
-            again: Duration::from_secs(4),
-            strikes: 2,
-            keepalive: Duration::from_secs(300),
-            probe: Duration::from_secs(2),
-            mute: Duration::from_secs(60),
-            nonce: Nonce::NONE,
-        }
+        Self::DEFAULT
     }
 }
 
@@ -168,15 +173,17 @@ pub struct Heartbeat {
     strikes: u8,
     last_received: Instant,
     last_sent: Instant,
-    /// When an unproven node is to be asked although it is not quiet.
-    probe: Option<Instant>,
+    /// When an unproven node is to be asked although it is not quiet; else never.
+    probe: Instant,
     /// When the question was asked for which an answer, not just any byte, is still missing.
     unanswered: Option<Instant>,
-    round_trip: Option<Duration>,
+    /// The last question that was answered, and its answer.
+    answered: Option<(Instant, Instant)>,
 }
 
 impl Heartbeat {
     /// A heartbeat that knows nothing of its node.
+    #[inline(always)]
     pub const fn new(config: HeartbeatConfig) -> Self {
         Self {
             config,
@@ -186,15 +193,15 @@ impl Heartbeat {
             strikes: 0,
             last_received: Instant::ORIGIN,
             last_sent: Instant::ORIGIN,
-            probe: None,
+            probe: Instant::NEVER,
             unanswered: None,
-            round_trip: None,
+            answered: None,
         }
     }
 
     /// A session began: nothing is due until the handshake is over.
     pub fn handle_opened(&mut self, now: Instant) {
-        (self.strikes, self.unanswered, self.probe) = (0, None, None);
+        (self.strikes, self.unanswered, self.probe) = (0, None, Instant::NEVER);
         (self.last_received, self.last_sent) = (now, now);
         self.rest();
     }
@@ -219,7 +226,7 @@ impl Heartbeat {
     /// unanswered. Returns whether it was.
     pub fn handle_answer(&mut self, now: Instant) -> bool {
         let Some(asked) = self.unanswered.take() else { return false };
-        self.round_trip = Some(now.since(asked));
+        self.answered = Some((asked, now));
         self.answers = match self.answers {
             Answers::Proven => Answers::Proven,
             Answers::Unproven { answered, .. } if answered + 1 >= PROOF => {
@@ -247,7 +254,7 @@ impl Heartbeat {
     /// The last byte of a heartbeat was written.
     pub fn handle_asked(&mut self, now: Instant) {
         self.last_sent = now;
-        self.probe = None;
+        self.probe = Instant::NEVER;
         self.unanswered = Some(now);
         let deadline = match self.question {
             Question::Resting(_) => now + self.config.answer,
@@ -314,8 +321,8 @@ impl Heartbeat {
     }
 
     /// The span between the last answered question and its answer.
-    pub const fn round_trip(&self) -> Option<Duration> {
-        self.round_trip
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.answered.map(|(asked, answered)| answered.since(asked))
     }
 
     /// When the last byte arrived.
@@ -367,7 +374,7 @@ impl Heartbeat {
 
     fn probe_if_unproven(&mut self, now: Instant) {
         if let Answers::Unproven { .. } = self.answers {
-            self.probe = Some(now + self.config.probe);
+            self.probe = now + self.config.probe;
         }
     }
 
@@ -378,7 +385,7 @@ impl Heartbeat {
             _ => self.last_received + self.config.quiet,
         };
         let at = quiet.min(self.last_sent + self.config.keepalive);
-        self.question = Question::Resting(self.probe.map_or(at, |probe| probe.min(at)));
+        self.question = Question::Resting(at.min(self.probe));
     }
 }
 
@@ -598,10 +605,7 @@ mod tests {
     fn the_nonce_cannot_be_1() {
         assert_eq!(Nonce::new(1), None);
         assert_eq!(Nonce::new(0), Some(Nonce::NONE));
-        let payload = |value| {
-            let (bytes, len) = Nonce::new(value).unwrap().payload();
-            bytes[..len].to_vec()
-        };
+        let payload = |value| Nonce::new(value).unwrap().payload();
         assert_eq!(payload(0), PLAIN);
         assert_eq!(payload(2), [0x3A, 2, 0x08, 2]);
         assert_eq!(payload(u32::MAX), [0x3A, 6, 0x08, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F]);

@@ -19,8 +19,10 @@ pub mod pacing;
 pub mod outbox;
 pub mod config;
 pub mod link;
+#[cfg(feature = "embedded-io-async")]
+pub mod asynchronous;
 
-pub use config::{ConfigError, LinkConfig};
+pub use config::{Checked, ConfigError, LinkConfig};
 pub use fault::Fault;
 pub use link::{Event, Link};
-pub use time::Instant;
+pub use time::{Instant, Span};

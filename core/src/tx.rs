@@ -33,6 +33,7 @@ impl Default for Tx {
 
 impl Tx {
     /// An empty buffer.
+    #[inline(always)]
     pub const fn new() -> Self {
         Self { buf: [0; MAX_FRAME], len: 0, sent: 0 }
     }

@@ -2,14 +2,12 @@
 //! but whole frames from the start of each connection on, events and retries within their bounds,
 //! and what it hands out is what the slow decoder finds.
 
-use core::time::Duration;
-
 use embedded_io::{ErrorKind, ErrorType, Write};
 use meshbeat_core::config::LinkConfig;
 use meshbeat_core::fault::{Class, Fault};
 use meshbeat_core::frame::{HEADER_LEN, MAGIC, WAKE};
 use meshbeat_core::link::{Asked, Event, Item, Link, State, Transmit};
-use meshbeat_core::{Instant, peek};
+use meshbeat_core::{Instant, Span, peek};
 
 use crate::decoder::{Found, Rule, Slow, note};
 use crate::input::Input;
@@ -32,19 +30,19 @@ pub fn run(data: &[u8]) {
 fn config(choice: u8) -> LinkConfig {
     let mut config = match choice & 1 {
         0 => LinkConfig::default(),
-        _ => LinkConfig::serial(),
+        _ => LinkConfig::SERIAL,
     };
     if choice & 2 != 0 {
-        let least = Duration::from_millis(100);
+        let least = Span::from_millis(100);
         (config.heartbeat.quiet, config.heartbeat.answer) = (least, least);
         (config.heartbeat.mute, config.heartbeat.keepalive) = (least, least);
         (config.heartbeat.again, config.heartbeat.strikes) = (least, 1);
-        (config.backoff.first, config.backoff.cap) = (Duration::from_millis(1), least);
+        (config.backoff.first, config.backoff.cap) = (Span::from_millis(1), least);
         (config.handshake.silence, config.handshake.limit) = (least, least);
-        config.handshake.gap = Duration::ZERO;
+        config.handshake.gap = Span::ZERO;
         config.connect_limit = least;
-        config.close_limit = Duration::from_millis(1);
-        config.young = Duration::ZERO;
+        config.close_limit = Span::from_millis(1);
+        config.young = Span::ZERO;
     }
     config
 }
@@ -66,7 +64,7 @@ struct Bench {
 
 impl Bench {
     fn new(config: LinkConfig, seed: u64) -> Self {
-        let link = Link::new(config, seed).expect("settings within their bounds");
+        let link = Link::new(config.check().expect("settings within their bounds"), seed);
         Self {
             link,
             config,
@@ -160,8 +158,9 @@ impl Bench {
                     assert!(!self.open, "a second transport");
                     self.wanted = true;
                 }
-                Some(Event::Lost { retry_in, .. }) => {
-                    assert!(retry_in <= self.config.backoff.crowded_cap, "{retry_in:?}");
+                Some(Event::Lost { retry_at, .. }) => {
+                    let latest = self.now + self.config.backoff.crowded_cap;
+                    assert!(retry_at <= latest, "{retry_at:?}");
                     self.drop_transport();
                 }
                 Some(Event::Closed) => {
@@ -301,7 +300,7 @@ impl Bench {
             && self.asked != Some(since)
             && let Some(before) = self.asked.replace(since)
         {
-            assert!(since.since(before) >= self.config.handshake.gap, "asked too soon");
+            assert!(since >= before + self.config.handshake.gap, "asked too soon");
         }
     }
 

@@ -2,14 +2,12 @@
 //! once, one is in flight at a time, those of one sender and port number go in order, nothing is
 //! told twice, and it never wakes its caller for nothing.
 
-use core::time::Duration;
-
 use meshbeat::relay::wire::{put_bytes, put_fixed32, put_varint};
-use meshbeat_core::Instant;
 use meshbeat_core::mutant::Mutation;
 use meshbeat_core::outbox::{Outbox, OutboxConfig, PacketEvent, PacketState, SendError};
 use meshbeat_core::peek::{self, QueueStatus};
 use meshbeat_core::rng::Rng;
+use meshbeat_core::{Instant, Span};
 
 use crate::input::Input;
 
@@ -74,12 +72,12 @@ impl Bench {
     fn new(bits: u8) -> Self {
         let mut config = OutboxConfig { quota: QUOTA, ..OutboxConfig::default() };
         if bits & 1 != 0 {
-            let least = Duration::from_millis(100);
-            (config.ttl, config.resend_within) = (Duration::from_secs(1), Duration::ZERO);
+            let least = Span::from_millis(100);
+            (config.ttl, config.resend_within) = (Span::from_secs(1), Span::ZERO);
             (config.patience, config.retry, config.retry_duty_cycle) = (least, least, least);
-            (config.barriers, config.grace) = (1, Duration::ZERO);
-            (config.pacing.text, config.pacing.report) = (Duration::ZERO, Duration::ZERO);
-            (config.pacing.traceroute, config.pacing.margin) = (Duration::ZERO, Duration::ZERO);
+            (config.barriers, config.grace) = (1, Span::ZERO);
+            (config.pacing.text, config.pacing.report) = (Span::ZERO, Span::ZERO);
+            (config.pacing.traceroute, config.pacing.margin) = (Span::ZERO, Span::ZERO);
         }
         Self {
             outbox: Outbox::new(config, bits & 2 != 0, Mutation::NONE),
@@ -129,7 +127,10 @@ impl Bench {
             12 => self.pass(input.number::<2>(), false),
             13 => {
                 let mute = input.byte() & 3 == 3;
-                let deadline = self.outbox.poll_timeout(self.can_send()).unwrap_or(self.now);
+                let deadline = match self.outbox.poll_timeout(self.can_send()) {
+                    Instant::NEVER => self.now,
+                    deadline => deadline,
+                };
                 self.pass(deadline.since(self.now).as_millis() as u64, mute);
             }
             14 => self.pass(input.number::<5>(), false),
@@ -145,7 +146,7 @@ impl Bench {
     fn accept(&mut self, input: &mut Input<'_>) {
         let (bits, id) = (input.byte(), u32::from(input.byte() & 7));
         let (sender, port) = (u16::from(bits & 3), PORTS[usize::from(bits >> 2 & 3)]);
-        let ttl = [None, Some(Duration::ZERO), Some(Duration::from_secs(5)), None];
+        let ttl = [None, Some(Span::ZERO), Some(Span::from_secs(5)), None];
         let payload = payload(port, self.taken, id, bits & 16 != 0);
         let own = self.kept.iter().filter(|kept| kept.sender == sender).count();
         let room = self.outbox.room(sender);
@@ -247,10 +248,8 @@ impl Bench {
             self.writing = None;
         }
         self.outbox.handle_timeout(self.now, mute);
-        let never = Instant::from_millis(u64::MAX);
-        if let Some(at) = self.outbox.poll_timeout(false) {
-            assert!(at > self.now || at == never, "it spins at {:?}", self.now);
-        }
+        let at = self.outbox.poll_timeout(false);
+        assert!(at > self.now || at == Instant::NEVER, "it spins at {:?}", self.now);
         self.check();
     }
 
@@ -267,12 +266,12 @@ impl Bench {
             assert_eq!(same, 1, "the same id twice: {:?}", self.kept);
         }
         // What is due now can be done now.
-        if self.can_send() && self.outbox.poll_timeout(true).is_some_and(|at| at <= self.now) {
+        if self.can_send() && self.outbox.poll_timeout(true) <= self.now {
             self.outbox.handle_timeout(self.now, false);
             while let Some(event) = self.outbox.poll_event() {
                 self.note(event);
             }
-            if self.outbox.poll_timeout(true).is_some_and(|at| at <= self.now) {
+            if self.outbox.poll_timeout(true) <= self.now {
                 self.take();
                 assert!(self.writing.is_some(), "woken for nothing at {:?}", self.now);
             }

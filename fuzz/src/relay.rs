@@ -117,7 +117,7 @@ impl Bench {
             settings,
             relay: Relay::new(config.clone(), 7, 1_763_000_000_000),
             config,
-            link: Box::new(Link::new(link, 1).expect("settings within their bounds")),
+            link: Box::new(Link::new(link.check().expect("settings within their bounds"), 1)),
             now: Instant::ORIGIN,
             node: Node::default(),
             clients: Vec::new(),

@@ -192,12 +192,11 @@ mod tests {
     }
 
     fn lost(was_up: bool) -> Event {
-        let (fault, retry_in) = (RESET, Duration::from_secs(1));
-        Event::Lost { fault, session: None, was_up, retry_in }
+        Event::Lost { fault: RESET, opened: None, was_up, retry_at: at(0) }
     }
 
     fn configured() -> Event {
-        Event::Configured { node: 1, took: Duration::ZERO, gap: None }
+        Event::Configured { node: 1, asked: at(0), last_heard: None }
     }
 
     /// A named pipe that commands write to; reading it waits for them.

@@ -84,10 +84,14 @@ impl Reporter {
         match event {
             Event::OpenDue => self.say(Level::Debug, "connecting"),
             Event::Opened => self.say(Level::Debug, "connected, shaking hands"),
-            Event::Configured { node, took, gap } => self.up(now, node, took, gap),
-            Event::Lost { fault, session, was_up, retry_in } => {
+            Event::Configured { node, asked, last_heard } => {
+                let gap = last_heard.map(|last| now.since(last));
+                self.up(now, node, now.since(asked), gap);
+            }
+            Event::Lost { fault, opened, was_up, retry_at } => {
+                let session = opened.map(|opened| now.since(opened));
                 let after = session.map_or_else(String::new, |s| format!(" after {}", span(s)));
-                let next = span(retry_in);
+                let next = span(retry_at.since(now));
                 self.say(Level::Debug, format!("{fault}{after}; next attempt in {next}"));
                 self.warn_if_unusual(fault);
                 self.down(now, fault, session, was_up);
@@ -269,7 +273,7 @@ pub fn span(span: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use meshbeat_core::LinkConfig;
+    use meshbeat_core::Checked;
     use meshbeat_core::fault::Class;
     use meshbeat_core::link::{Link, State, Transmit};
 
@@ -286,7 +290,7 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            let mut link = Link::new(LinkConfig::default(), 7).expect("defaults");
+            let mut link = Link::new(Checked::TCP, 7);
             link.open(Instant::ORIGIN);
             let reporter = Reporter::new("node".into());
             Self { link, reporter, now: Instant::ORIGIN, lines: Vec::new() }
@@ -317,6 +321,7 @@ mod tests {
                     continue;
                 }
                 self.answer();
+                self.drain();
                 let due = [self.link.poll_timeout(), self.reporter.poll_timeout(), ends_at];
                 self.now = due.into_iter().flatten().min().expect("a link never rests");
                 self.link.handle_timeout(self.now);

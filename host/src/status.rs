@@ -79,16 +79,16 @@ impl StatusTracker {
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
             Event::OpenDue => self.retry_at = None,
-            Event::Configured { gap, .. } => {
+            Event::Configured { last_heard, .. } => {
                 (self.up, self.changed, self.fault) = (true, now, None);
-                if let Some(gap) = gap {
+                if let Some(last) = last_heard {
                     self.gaps += 1;
-                    self.gap_time = self.gap_time.saturating_add(gap);
+                    self.gap_time = self.gap_time.saturating_add(now.since(last));
                 }
             }
-            Event::Lost { fault, session, was_up, retry_in } => {
+            Event::Lost { fault, opened, was_up, retry_at } => {
                 self.fault = Some(fault);
-                self.retry_at = Some(now + retry_in);
+                self.retry_at = Some(retry_at);
                 let reasons = if was_up { &mut self.reasons } else { &mut self.failures };
                 *reasons.entry(fault.class().text()).or_default() += 1;
                 if was_up {
@@ -96,6 +96,7 @@ impl StatusTracker {
                     if self.losses.len() == LOSSES {
                         self.losses.pop_front();
                     }
+                    let session = opened.map(|opened| now.since(opened));
                     self.losses.push_back(Loss { at: now, fault, session });
                 }
             }
@@ -483,7 +484,7 @@ fn or_dash(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use meshbeat_core::fault::Class;
-    use meshbeat_core::{LinkConfig, link::Link};
+    use meshbeat_core::{Checked, link::Link};
 
     use super::*;
     use crate::relay::RelayConfig;
@@ -492,17 +493,18 @@ mod tests {
         Instant::from_millis(seconds * 1000)
     }
 
-    fn lost(class: Class, session: u64, was_up: bool) -> Event {
-        let session = Some(Duration::from_secs(session));
-        Event::Lost { fault: class.into(), session, was_up, retry_in: Duration::from_secs(4) }
+    /// A session between two seconds.
+    fn lost(class: Class, opened: u64, ended: u64, was_up: bool) -> Event {
+        let (opened, retry_at) = (Some(at(opened)), at(ended + 4));
+        Event::Lost { fault: class.into(), opened, was_up, retry_at }
     }
 
-    fn configured(gap: Option<u64>) -> Event {
-        Event::Configured { node: 1, took: Duration::ZERO, gap: gap.map(Duration::from_secs) }
+    fn configured(last_heard: Option<u64>) -> Event {
+        Event::Configured { node: 1, asked: at(0), last_heard: last_heard.map(at) }
     }
 
     fn link() -> HostLink {
-        Link::new(LinkConfig::default(), 1).expect("defaults")
+        Link::new(Checked::TCP, 1)
     }
 
     /// An outage with an attempt in vain; then the link is up again.
@@ -511,11 +513,11 @@ mod tests {
         for (seconds, event) in [
             (0, Event::OpenDue),
             (1, configured(None)),
-            (601, lost(Class::ConnectionReset, 600, true)),
+            (601, lost(Class::ConnectionReset, 1, 601, true)),
             (605, Event::OpenDue),
-            (605, lost(Class::ConnectionRefused, 0, false)),
+            (605, lost(Class::ConnectionRefused, 605, 605, false)),
             (609, Event::OpenDue),
-            (610, configured(Some(12))),
+            (610, configured(Some(598))),
         ] {
             tracker.handle_event(at(seconds), event);
         }
@@ -538,7 +540,7 @@ mod tests {
         );
         assert_eq!(told["gaps"], json!({ "count": 1, "seconds": 12.0 }));
 
-        tracker.handle_event(at(700), lost(Class::Silent, 90, true));
+        tracker.handle_event(at(700), lost(Class::Silent, 610, 700, true));
         let told = Value::Object(tracker.link_json(at(701), &link()));
         assert_eq!(told["link"]["up"], false);
         assert_eq!(told["link"]["next_attempt_seconds"], 3.0);
@@ -549,7 +551,7 @@ mod tests {
     fn memory_is_bounded_and_the_newest_is_kept() {
         let mut tracker = StatusTracker::new(at(0));
         for n in 1..=1000 {
-            tracker.handle_event(at(n), lost(Class::ClosedByPeer, n, true));
+            tracker.handle_event(at(n), lost(Class::ClosedByPeer, 0, n, true));
             tracker.note_round_trip(Duration::from_millis(n));
         }
         let told = Value::Object(tracker.link_json(at(1000), &link()));

@@ -78,7 +78,7 @@ impl Upstream {
         waker: Arc<Waker>,
     ) -> Result<Self, ConfigError> {
         Ok(Self {
-            link: Box::new(Link::new(config, seed)?),
+            link: Box::new(Link::new(config.check()?, seed)),
             options,
             registry,
             token,

@@ -1,5 +1,6 @@
 //! The tests that need more than one crate.
 
+pub mod hostile;
 pub mod life;
 pub mod recorder;
 pub mod messages;

@@ -71,11 +71,11 @@ impl Life {
         let serial = rng.below(4) == 0;
         let wire = random_wire(&mut rng, serial);
         let mut link = match serial {
-            true => LinkConfig { mutation, ..LinkConfig::serial() },
+            true => LinkConfig { mutation, ..LinkConfig::SERIAL },
             false => LinkConfig { mutation, ..LinkConfig::default() },
         };
         if rng.below(4) == 0 {
-            link.handshake.silence = MINUTE;
+            link.handshake.silence = MINUTE.into();
         }
         let mut node = random_node(&mut rng);
         node.limits.kept = serial;
@@ -110,13 +110,14 @@ impl Life {
         self.calm()?;
         self.run(10 * MINUTE)?;
         // A phone at the node may have taken answers until the link was lost once more.
-        let limit = BackoffConfig::default().crowded_cap + 3 * MINUTE;
+        let limit = BackoffConfig::DEFAULT.crowded_cap.as_duration() + 3 * MINUTE;
         self.world.try_run_until(limit, |world| world.link().state().is_up())?;
         if self.world.undelivered() > 0 {
             return Err(format!("{} frames withheld at the end", self.world.undelivered()));
         }
         self.world.employ(None);
-        let deadline = LinkConfig::default().drain_limit + LinkConfig::default().close_limit;
+        let LinkConfig { drain_limit, close_limit, .. } = LinkConfig::TCP;
+        let deadline = drain_limit.as_duration() + close_limit.as_duration();
         self.world.try_close()?;
         self.run(deadline + Duration::from_secs(1))?;
         let (state, queued) = (self.world.link().state(), self.world.link().queued());
@@ -192,7 +193,7 @@ impl Life {
         self.world.rewire(WireConfig::default());
         self.world.recover();
         self.last.1 = self.last.1.min(self.world.now());
-        let limit = BackoffConfig::default().crowded_cap + 3 * MINUTE;
+        let limit = BackoffConfig::DEFAULT.crowded_cap.as_duration() + 3 * MINUTE;
         self.world.try_run(MINUTE)?;
         self.world.try_run_until(limit, |world| world.link().state().is_up())?;
         self.world.check_mail()?;

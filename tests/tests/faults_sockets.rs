@@ -12,7 +12,7 @@ use std::time::Instant as Clock;
 use meshbeat::sim::{Chance, ConnId, Fault, Log, Record, SimConfig, Why};
 use meshbeat::socket::TcpOptions;
 use meshbeat_core::fault::{self, Class};
-use meshbeat_core::{Event, LinkConfig};
+use meshbeat_core::{Event, LinkConfig, Span};
 use meshbeat_tests::recorder::{Node, Recorder, Told};
 use meshbeat_tests::world::most_attempts;
 
@@ -24,19 +24,19 @@ const LATER: [&str; 4] = ["rate", "repeat", "full", "refuse-n"];
 /// A link whose times are a tenth or less of the real ones, with room for a busy machine.
 fn link() -> LinkConfig {
     let mut config = LinkConfig::default();
-    config.heartbeat.quiet = MS(200);
-    config.heartbeat.answer = MS(1_200);
-    config.heartbeat.keepalive = MS(600);
-    config.heartbeat.probe = MS(1_000);
-    config.heartbeat.mute = MS(400);
-    config.handshake.silence = MS(2_500);
-    config.handshake.gap = MS(50);
-    config.connect_limit = MS(800);
-    config.backoff.first = MS(20);
-    config.backoff.cap = MS(200);
-    config.backoff.crowded_cap = MS(400);
-    config.backoff.steady = MS(1_000);
-    config.backoff.settled = MS(3_000);
+    config.heartbeat.quiet = Span::from_millis(200);
+    config.heartbeat.answer = Span::from_millis(1_200);
+    config.heartbeat.keepalive = Span::from_millis(600);
+    config.heartbeat.probe = Span::from_millis(1_000);
+    config.heartbeat.mute = Span::from_millis(400);
+    config.handshake.silence = Span::from_millis(2_500);
+    config.handshake.gap = Span::from_millis(50);
+    config.connect_limit = Span::from_millis(800);
+    config.backoff.first = Span::from_millis(20);
+    config.backoff.cap = Span::from_millis(200);
+    config.backoff.crowded_cap = Span::from_millis(400);
+    config.backoff.steady = Span::from_millis(1_000);
+    config.backoff.settled = Span::from_millis(3_000);
     config
 }
 

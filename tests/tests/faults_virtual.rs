@@ -232,12 +232,13 @@ fn stolen() {
             assert!(handshakes(world) <= 21 + 15, "{} in an hour", handshakes(world));
             world.run(9 * HOUR);
             assert!(handshakes(world) <= 250, "{} in ten hours", handshakes(world));
-            let raised = world.seen_since(start).iter().any(
-                |seen| matches!(seen.event, Event::Lost { retry_in, .. } if retry_in > MINUTE),
-            );
+            let raised = world.seen_since(start).iter().any(|seen| match seen.event {
+                Event::Lost { retry_at, .. } => retry_at.since(seen.at) > MINUTE,
+                _ => false,
+            });
             assert!(raised, "the cap was never raised");
             world.run(2 * HOUR);
-            world.run_until_up(BackoffConfig::default().crowded_cap + QUICK);
+            world.run_until_up(BackoffConfig::DEFAULT.crowded_cap.as_duration() + QUICK);
             stays_up(world, HOUR);
         });
     }
@@ -254,7 +255,7 @@ fn storm() {
         assert!((20..=most).contains(&attempts), "{attempts} of {most}");
         let connects = world.node().log().count(|what| matches!(what, Record::Connected(_))) as u64;
         assert!(connects - 1 <= attempts && attempts <= connects, "the node saw them all");
-        world.run_until_up(BackoffConfig::default().crowded_cap + QUICK);
+        world.run_until_up(BackoffConfig::DEFAULT.crowded_cap.as_duration() + QUICK);
         stays_up(world, HOUR);
     });
 }
@@ -266,11 +267,12 @@ fn stall() {
         world.fault("stall");
         let stalled = |world: &World| losses(world, start).len() == 2;
         world.run_until(MINUTE, stalled);
-        let seen = world.seen_since(start).last().expect("lost").event;
-        let Event::Lost { fault, session: Some(session), was_up: false, .. } = seen else {
-            panic!("{seen:?}");
+        let seen = world.seen_since(start).last().expect("lost");
+        let Event::Lost { fault, opened: Some(opened), was_up: false, .. } = seen.event else {
+            panic!("{:?}", seen.event);
         };
         assert_eq!(fault.class(), Class::HandshakeStalled);
+        let session = seen.at.since(opened);
         assert!((12 * SECOND..13 * SECOND).contains(&session), "watchdog after {session:?}");
         world.run_until_up(2 * QUICK);
         stays_up(world, HOUR);
@@ -423,7 +425,7 @@ fn shared() {
         assert!(losses(world, start).iter().all(|fault| fault.class() == Class::Silent));
         assert!(losses(world, start).len() < 50, "a question is repeated before it is a strike");
         world.recover();
-        world.run_until_up(BackoffConfig::default().crowded_cap + QUICK);
+        world.run_until_up(BackoffConfig::DEFAULT.crowded_cap.as_duration() + QUICK);
         stays_up(world, HOUR);
     });
 }

@@ -19,7 +19,7 @@ use embedded_io::{Read as _, Write as _};
 use meshbeat::sim::{Record, SimConfig};
 use meshbeat::socket::{Socket, SocketError, TcpOptions};
 use meshbeat_core::fault::{Class, Fault, Verdict};
-use meshbeat_core::{Event, LinkConfig};
+use meshbeat_core::{Event, LinkConfig, Span};
 use meshbeat_tests::recorder::{Node, Recorder};
 use mio::{Events, Poll, Token};
 use socket2::{Domain, Socket as RawSocket, Type};
@@ -31,15 +31,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A link that takes about four seconds to find a node dead.
 fn link() -> LinkConfig {
     let mut config = LinkConfig::default();
-    config.heartbeat.quiet = MS(500);
-    config.heartbeat.answer = MS(1_500);
-    config.heartbeat.probe = MS(1_000);
-    config.handshake.silence = MS(3_000);
-    config.handshake.gap = MS(50);
-    config.connect_limit = MS(700);
-    config.backoff.first = MS(50);
-    config.backoff.cap = MS(300);
-    config.backoff.crowded_cap = MS(300);
+    config.heartbeat.quiet = Span::from_millis(500);
+    config.heartbeat.answer = Span::from_millis(1_500);
+    config.heartbeat.probe = Span::from_millis(1_000);
+    config.handshake.silence = Span::from_millis(3_000);
+    config.handshake.gap = Span::from_millis(50);
+    config.connect_limit = Span::from_millis(700);
+    config.backoff.first = Span::from_millis(50);
+    config.backoff.cap = Span::from_millis(300);
+    config.backoff.crowded_cap = Span::from_millis(300);
     config
 }
 
@@ -196,7 +196,7 @@ fn a_connect_that_is_never_answered_is_timed_out_and_made_again() {
     for _ in 0..3 {
         mark = link.wait_for_event(mark, "attempt", |event| *event == Event::OpenDue);
         mark = link.wait_for_event(mark, "time-out", |event| {
-            matches!(event, Event::Lost { fault, session: None, .. }
+            matches!(event, Event::Lost { fault, opened: None, .. }
                 if fault.class() == Class::TimedOut)
         });
     }
@@ -255,7 +255,7 @@ fn the_user_timeout_is_on_by_default() {
     let start = Clock::now();
     let deaf = Deaf::start();
     let mut config = link();
-    config.connect_limit = Duration::from_secs(60);
+    config.connect_limit = Span::from_secs(60);
     // A connect is bytes without an answer as well.
     let options = TcpOptions { user_timeout: Some(MS(500)), ..TcpOptions::default() };
     let mut link = Recorder::start(deaf.address, config, options);

@@ -13,7 +13,7 @@ use meshbeat_core::heartbeat::{Nonce, PLAIN};
 use meshbeat_core::link::{Asked, State, Transmit};
 use meshbeat_core::peek::{self, FromRadio};
 use meshbeat_core::rng::Rng;
-use meshbeat_core::{Instant, Link, LinkConfig};
+use meshbeat_core::{Checked, Instant, Link};
 use meshbeat_proto::{Heartbeat, ToRadio, to_radio};
 use prost::Message;
 use prost_types::{DescriptorProto, FileDescriptorSet};
@@ -74,8 +74,8 @@ fn heartbeats_are_what_prost_encodes() {
     assert_eq!(Nonce::new(1), None);
     let edges = (0..32).flat_map(|bit| [(1_u32 << bit) - 1, 1 << bit, (1 << bit) + 1]);
     for value in edges.chain([u32::MAX]).filter(|value| *value != 1) {
-        let (payload, len) = Nonce::new(value).expect("not 1").payload();
-        assert_eq!(payload[..len], encoded(value), "{value}");
+        let payload = Nonce::new(value).expect("not 1").payload();
+        assert_eq!(payload[..], encoded(value), "{value}");
     }
 }
 
@@ -85,7 +85,7 @@ fn a_link_writes_what_prost_encodes() {
     let mut wanted = BTreeSet::new();
     for seed in 0..100 {
         let now = Instant::ORIGIN;
-        let mut link = Link::<0>::new(LinkConfig::default(), seed).expect("the defaults");
+        let mut link = Link::<0>::new(Checked::TCP, seed);
         let mut wire = Wire(Vec::new());
         link.open(now);
         link.handle_opened(now);

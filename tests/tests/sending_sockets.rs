@@ -20,7 +20,7 @@ use meshbeat::upstream::HostLink;
 use meshbeat_core::fault::Class;
 use meshbeat_core::outbox::{PacketEvent, PacketState, SendError};
 use meshbeat_core::rng::Rng;
-use meshbeat_core::{Event, Instant, LinkConfig};
+use meshbeat_core::{Event, Instant, LinkConfig, Span};
 use meshbeat_proto::{Data, MeshPacket, PortNum, ToRadio, mesh_packet, to_radio};
 use meshbeat_tests::recorder::Node;
 use prost::Message;
@@ -41,19 +41,19 @@ const LONG: Duration = Duration::from_secs(3600);
 /// A link that is back soon, and paced as the node wants it.
 fn link() -> LinkConfig {
     let mut config = LinkConfig::default();
-    config.heartbeat.quiet = MS(200);
-    config.heartbeat.answer = MS(800);
-    config.heartbeat.keepalive = MS(600);
-    config.heartbeat.probe = MS(1_000);
-    config.heartbeat.mute = MS(400);
-    config.handshake.gap = MS(50);
-    config.backoff.first = MS(20);
-    config.backoff.cap = MS(200);
-    config.backoff.crowded_cap = MS(400);
-    config.outbox.patience = MS(1_000);
-    config.outbox.retry = MS(200);
-    config.outbox.pacing.text = config.outbox.pacing.text.mul_f32(SCALE);
-    config.outbox.pacing.margin = MS(5);
+    config.heartbeat.quiet = Span::from_millis(200);
+    config.heartbeat.answer = Span::from_millis(800);
+    config.heartbeat.keepalive = Span::from_millis(600);
+    config.heartbeat.probe = Span::from_millis(1_000);
+    config.heartbeat.mute = Span::from_millis(400);
+    config.handshake.gap = Span::from_millis(50);
+    config.backoff.first = Span::from_millis(20);
+    config.backoff.cap = Span::from_millis(200);
+    config.backoff.crowded_cap = Span::from_millis(400);
+    config.outbox.patience = Span::from_millis(1_000);
+    config.outbox.retry = Span::from_millis(200);
+    config.outbox.pacing.text = config.outbox.pacing.text.as_duration().mul_f32(SCALE).into();
+    config.outbox.pacing.margin = Span::from_millis(5);
     config
 }
 

@@ -76,7 +76,7 @@ fn end_well(world: &mut World) -> Result<(), String> {
     let nothing = Schedule::new(world.now(), Vec::new(), DAY, 0);
     world.node_mut().play(nothing);
     world.recover();
-    let limit = BackoffConfig::default().crowded_cap + MINUTE;
+    let limit = BackoffConfig::DEFAULT.crowded_cap.as_duration() + MINUTE;
     world.try_run(MINUTE)?;
     world.try_run_until(limit, |world| world.link().state().is_up())?;
     world.try_run(10 * MINUTE)?;

@@ -22,7 +22,7 @@ use embedded_io::Write;
 use heapless::Deque;
 
 use crate::backoff::Backoff;
-use crate::config::{ConfigError, HandshakeConfig, LinkConfig, SerialConfig};
+use crate::config::{Checked, HandshakeConfig, SerialConfig};
 use crate::decoder::{Decoder, Kind};
 use crate::fault::{Class, Fault, Level};
 use crate::fmt::{debug, info, warning};
@@ -31,7 +31,7 @@ use crate::mutant::{Mutant, Mutation};
 use crate::outbox::{Outbox, SendError};
 use crate::peek::{self, FromRadio, Packet, QueueStatus, Seen};
 use crate::rng::Rng;
-use crate::time::{Instant, earliest};
+use crate::time::{Instant, Span};
 use crate::tx::Tx;
 
 use outgoing::{Greeting, Sending};
@@ -59,10 +59,10 @@ const CONTENDED: u32 = 3;
 pub struct Link<const OUTBOX: usize = 0> {
     handshake: HandshakeConfig,
     serial: Option<SerialConfig>,
-    connect_limit: Duration,
-    close_limit: Duration,
-    drain_limit: Duration,
-    young: Duration,
+    connect_limit: Span,
+    close_limit: Span,
+    drain_limit: Span,
+    young: Span,
     state: State,
     decoder: Decoder,
     tx: Tx,
@@ -91,7 +91,8 @@ pub struct Link<const OUTBOX: usize = 0> {
     met: bool,
     /// A handshake of this session ended without that.
     nameless: bool,
-    last_handshake: Option<Instant>,
+    /// The next `want_config_id` is not written before.
+    ask_from: Instant,
     /// The last byte of the last session that was up.
     last_heard: Option<Instant>,
     /// Young sessions in a row that the node closed.
@@ -101,9 +102,10 @@ pub struct Link<const OUTBOX: usize = 0> {
 
 impl<const OUTBOX: usize> Link<OUTBOX> {
     /// A link at rest. Equal seeds and equal calls give equal behaviour.
-    pub fn new(config: LinkConfig, seed: u64) -> Result<Self, ConfigError> {
-        config.check()?;
-        Ok(Self {
+    #[inline(always)]
+    pub fn new(config: Checked, seed: u64) -> Self {
+        let config = config.config();
+        Self {
             handshake: config.handshake,
             serial: config.serial,
             connect_limit: config.connect_limit,
@@ -128,11 +130,11 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
             node: None,
             met: false,
             nameless: false,
-            last_handshake: None,
+            ask_from: Instant::ORIGIN,
             last_heard: None,
             young_sessions: 0,
             stats: Stats::default(),
-        })
+        }
     }
 
     /// Starts: the first attempt is due at once. Does nothing but in `Idle`.
@@ -151,7 +153,7 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
         now: Instant,
         sender: u16,
         payload: &[u8],
-        ttl: Option<Duration>,
+        ttl: Option<Span>,
     ) -> Result<u32, SendError> {
         let closing = matches!(self.state, State::Closing { .. } | State::Closed);
         if closing || self.closing.is_some() {
@@ -317,7 +319,7 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.withdraw_stale(now);
         self.outbox.handle_timeout(now, self.heartbeat.answers() == Answers::Mute);
-        if self.torn_deadline().is_some_and(|at| now >= at) {
+        if now >= self.torn_deadline() {
             self.flush = true;
         }
         match self.state {
@@ -366,17 +368,31 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
         now: Instant,
         writer: &mut W,
     ) -> Result<Transmit, W::Error> {
+        let pending = self.poll_pending(now);
+        if pending.is_empty() {
+            return Ok(Transmit::Empty);
+        }
+        let n = writer.write(pending)?;
+        if n == 0 {
+            return Ok(Transmit::Blocked);
+        }
+        self.handle_written(now, n);
+        Ok(Transmit::Wrote(n))
+    }
+
+    /// What is to be written next, for a writer that has no [`Write`]; nothing if it is empty. How
+    /// much of it was taken is to be told by [`Link::handle_written`] before the next call of
+    /// another method.
+    pub fn poll_pending(&mut self, now: Instant) -> &[u8] {
         self.withdraw_stale(now);
         if self.tx.is_empty() {
             self.sending = self.next_frame(now);
         }
-        if self.tx.is_empty() {
-            return Ok(Transmit::Empty);
-        }
-        let n = writer.write(self.tx.pending())?;
-        if n == 0 {
-            return Ok(Transmit::Blocked);
-        }
+        self.tx.pending()
+    }
+
+    /// The transport took the first `n` of the bytes of [`Link::poll_pending`], at least one.
+    pub fn handle_written(&mut self, now: Instant, n: usize) {
         if self.sending == Some(Sending::Packet) && !self.tx.is_half_sent() {
             self.outbox.handle_begun(now);
         }
@@ -386,32 +402,33 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
         {
             self.sent(now, sent);
         }
-        Ok(Transmit::Wrote(n))
     }
 
     /// The next moment at which [`Link::handle_timeout`] has something to do; `None` means that
     /// only input can wake the link.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let deadline = match self.state {
-            State::Opening { deadline } | State::Closing { deadline, .. } => Some(deadline),
-            State::Configuring { asked, .. } => Some(match asked {
+            State::Opening { deadline } | State::Closing { deadline, .. } => deadline,
+            State::Configuring { asked, .. } => match asked {
                 Asked::NotBefore(at) => at,
                 Asked::Due(since) => since + self.handshake.silence,
                 Asked::With { since, last_frame, .. } => {
                     (last_frame + self.handshake.silence).min(since + self.handshake.limit)
                 }
-            }),
-            State::Up { .. } | State::Suspect { .. } => Some(self.heartbeat.poll_timeout()),
-            State::Waiting { until } => Some(until),
-            State::Idle | State::Closed => None,
+            },
+            State::Up { .. } | State::Suspect { .. } => self.heartbeat.poll_timeout(),
+            State::Waiting { until } => until,
+            State::Idle | State::Closed => Instant::NEVER,
         };
         let can_write = matches!(self.state, State::Up { .. }) && self.tx.is_empty();
         let can_send = can_write && self.can_send();
-        let asks = self.heartbeat_for_outbox().filter(|_| can_write);
-        let refresh = self.refresh_due().filter(|_| can_write);
-        [self.torn_deadline(), self.outbox.poll_timeout(can_send), asks, refresh, self.closing]
-            .into_iter()
-            .fold(deadline, earliest)
+        let mut due = deadline.min(self.torn_deadline());
+        due = due.min(self.closing.unwrap_or(Instant::NEVER));
+        due = due.min(self.outbox.poll_timeout(can_send));
+        if can_write {
+            due = due.min(self.heartbeat_for_outbox()).min(self.refresh_due());
+        }
+        due.deadline()
     }
 
     /// How many more packets of this sender are accepted now.
@@ -440,7 +457,7 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
     }
 
     /// The span between the last answered heartbeat and its answer.
-    pub const fn round_trip(&self) -> Option<Duration> {
+    pub fn round_trip(&self) -> Option<Duration> {
         self.heartbeat.round_trip()
     }
 
@@ -456,8 +473,8 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
 
     /// When the next `want_config_id` may be written.
     fn ask(&self, now: Instant) -> Asked {
-        match self.last_handshake.map(|last| last + self.handshake.gap) {
-            Some(at) if at > now => Asked::NotBefore(at),
+        match self.ask_from {
+            at if at > now => Asked::NotBefore(at),
             _ => Asked::Due(now),
         }
     }
@@ -530,21 +547,21 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
         }
     }
 
-    fn configured(&mut self, now: Instant, opened: Instant, since: Instant) {
+    fn configured(&mut self, now: Instant, opened: Instant, asked: Instant) {
         let refreshed = self.refresh == Refresh::UnderWay;
         self.refresh = Refresh::No;
         self.heartbeat.handle_configured(now);
         self.outbox.handle_configured(now, self.node.unwrap_or(0));
         self.enter(State::Up { opened });
         if refreshed {
-            self.push(Event::Refreshed { took: now.since(since) });
+            self.push(Event::Refreshed { asked });
             return;
         }
         self.stats.sessions = self.stats.sessions.wrapping_add(1);
         self.push(Event::Configured {
             node: self.node.unwrap_or(0),
-            took: now.since(since),
-            gap: self.last_heard.map(|last| now.since(last)),
+            asked,
+            last_heard: self.last_heard,
         });
     }
 
@@ -587,42 +604,44 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
 
     /// The one way from an attempt or a session to the wait for the next.
     fn lost(&mut self, now: Instant, fault: Fault) {
-        let session = self.state.opened().map(|opened| now.since(opened));
+        let opened = self.state.opened();
         let was_up = self.state.is_up() || self.refresh == Refresh::UnderWay;
         if was_up {
             self.last_heard = Some(self.heartbeat.last_received());
         }
-        let retry_in = self.backoff.handle_lost(now, session, self.rng.next_u32());
+        let retry_at = now + self.backoff.handle_lost(now, opened, self.rng.next_u32());
         self.outbox.handle_lost();
         warn_if_unusual(fault);
-        self.enter(State::Waiting { until: now + retry_in });
-        self.push(Event::Lost { fault, session, was_up, retry_in });
-        if let Some(session) = session {
-            self.count_young(fault, session);
+        self.enter(State::Waiting { until: retry_at });
+        self.push(Event::Lost { fault, opened, was_up, retry_at });
+        if let Some(opened) = opened {
+            self.count_young(now, fault, opened);
         }
     }
 
-    fn count_young(&mut self, fault: Fault, session: Duration) {
+    fn count_young(&mut self, now: Instant, fault: Fault, opened: Instant) {
         let by_node = matches!(
             fault.class(),
             Class::ClosedByPeer | Class::ConnectionReset | Class::BrokenPipe
         );
-        if !by_node || session >= self.young {
+        if !by_node || now >= opened + self.young {
             self.young_sessions = 0;
             return;
         }
         self.young_sessions = self.young_sessions.saturating_add(1);
         let sessions = self.young_sessions;
-        if sessions.is_multiple_of(CONTENDED) && (sessions / CONTENDED).is_power_of_two() {
+        if (0..30).any(|doubled| sessions == CONTENDED << doubled) {
             self.push(Event::Contended { sessions });
         }
     }
 
-    /// When an unfinished frame on a serial line is given up.
-    fn torn_deadline(&self) -> Option<Instant> {
-        let serial = self.serial?;
+    /// When an unfinished frame on a serial line is given up; else never.
+    fn torn_deadline(&self) -> Instant {
         let waiting = self.state.is_open() && self.decoder.held() > 0 && !self.flush;
-        waiting.then(|| self.heartbeat.last_received() + serial.torn_after)
+        match self.serial {
+            Some(serial) if waiting => self.heartbeat.last_received() + serial.torn_after,
+            _ => Instant::NEVER,
+        }
     }
 
     /// The one place where the state changes and both buffers are cleared when the transport does.

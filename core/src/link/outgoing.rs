@@ -1,12 +1,12 @@
 //! What a link says, and when: the one frame that goes next.
 
-use core::time::Duration;
+use heapless::Vec;
 
 use crate::config::Ask;
 use crate::fmt::debug;
-use crate::heartbeat;
 use crate::mutant::Mutant;
-use crate::time::Instant;
+use crate::peek::wire::push_varint;
+use crate::time::{Instant, Span};
 
 use super::{Asked, Event, Link, Refresh, State};
 
@@ -34,7 +34,7 @@ pub(super) enum Greeting {
 }
 
 /// How long a node takes to wake up.
-const WAKE_PAUSE: Duration = Duration::from_millis(100);
+const WAKE_PAUSE: Span = Span::from_millis(100);
 
 /// The nonce that asks for everything but the other nodes, and the one that asks for nodes only.
 const CONFIG_ONLY: u32 = 69420;
@@ -54,22 +54,14 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
             State::Up { .. } | State::Suspect { .. } if self.heartbeat.is_due() => {
                 Sending::Heartbeat
             }
-            State::Up { .. } if self.heartbeat_for_outbox().is_some_and(|at| now >= at) => {
-                Sending::Heartbeat
-            }
+            State::Up { .. } if now >= self.heartbeat_for_outbox() => Sending::Heartbeat,
             State::Up { .. } if self.can_send() => Sending::Packet,
             _ => return None,
         };
         let pushed = match next {
             Sending::Wake => self.tx.push_wake(),
-            Sending::Heartbeat => {
-                let (payload, len) = self.heartbeat.nonce().payload();
-                self.tx.push_frame(payload.get(..len).unwrap_or(&heartbeat::PLAIN))
-            }
-            Sending::WantConfig(nonce) => {
-                let (payload, len) = want_config(nonce);
-                self.tx.push_frame(payload.get(..len).unwrap_or(&payload))
-            }
+            Sending::Heartbeat => self.tx.push_frame(&self.heartbeat.nonce().payload()),
+            Sending::WantConfig(nonce) => self.tx.push_frame(&want_config(nonce)),
             Sending::Disconnect => self.tx.push_frame(&DISCONNECT),
             Sending::Packet => self.tx.push_frame(self.outbox.poll_packet(now)?),
             // Never chosen here: it is in the buffer from the call on that brought it.
@@ -93,7 +85,7 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
     /// a packet's own status would wait behind it.
     fn begin_refresh(&mut self, now: Instant) {
         if let State::Up { opened } = self.state
-            && self.refresh_due().is_some_and(|at| now >= at)
+            && now >= self.refresh_due()
         {
             self.refresh = Refresh::UnderWay;
             self.nameless = false;
@@ -101,11 +93,12 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
         }
     }
 
-    /// From when on the configuration may be asked for anew.
-    pub(super) fn refresh_due(&self) -> Option<Instant> {
-        let wanted = self.refresh == Refresh::Wanted && !self.outbox.is_in_flight();
-        let last = self.last_handshake.unwrap_or(Instant::ORIGIN);
-        wanted.then(|| last + self.handshake.gap)
+    /// From when on the configuration may be asked for anew; never if nobody wants it.
+    pub(super) fn refresh_due(&self) -> Instant {
+        match self.refresh {
+            Refresh::Wanted if !self.outbox.is_in_flight() => self.ask_from,
+            _ => Instant::NEVER,
+        }
     }
 
     /// The last byte of a frame was taken: only now does it count.
@@ -124,7 +117,7 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
                 self.state = State::Configuring { opened, asked: Asked::NotBefore(at) };
             }
             (Sending::WantConfig(nonce), State::Configuring { opened, .. }) => {
-                (self.last_handshake, self.met) = (Some(now), false);
+                (self.ask_from, self.met) = (now + self.handshake.gap, false);
                 self.backoff.handle_handshake(now);
                 let asked = Asked::With { nonce, since: now, last_frame: now };
                 self.state = State::Configuring { opened, asked };
@@ -165,32 +158,25 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
     }
 
     /// From when on the outbox needs a heartbeat; one at a time, until it counts as unanswered.
-    pub(super) fn heartbeat_for_outbox(&self) -> Option<Instant> {
-        let from = self.outbox.heartbeat_from()?;
-        if self.mutation.is(Mutant::TwoHeartbeats) {
-            return Some(from);
+    pub(super) fn heartbeat_for_outbox(&self) -> Instant {
+        let from = self.outbox.heartbeat_from();
+        match self.heartbeat.unanswered() {
+            Some(asked) if !self.mutation.is(Mutant::TwoHeartbeats) => {
+                from.max(asked + self.outbox.patience())
+            }
+            _ => from,
         }
-        let free = self.heartbeat.unanswered().map_or(from, |asked| asked + self.outbox.patience());
-        Some(from.max(free))
     }
 }
 
 /// The payload `ToRadio { disconnect: true }`.
 pub(super) const DISCONNECT: [u8; 2] = [0x20, 0x01];
 
-/// The payload `ToRadio { want_config_id: nonce }`: so many of the bytes.
-pub(super) fn want_config(nonce: u32) -> ([u8; 6], usize) {
-    let mut out = [0x18, 0, 0, 0, 0, 0];
-    let mut rest = nonce;
-    let mut len = 1;
-    for byte in out.iter_mut().skip(1) {
-        len += 1;
-        *byte = rest as u8 & 0x7F;
-        rest >>= 7;
-        if rest == 0 {
-            break;
-        }
-        *byte |= 0x80;
-    }
-    (out, len)
+/// The payload `ToRadio { want_config_id: nonce }`.
+pub(super) fn want_config(nonce: u32) -> Vec<u8, 6> {
+    let mut out = Vec::new();
+    // Room for all: a tag and the longest varint.
+    let _ = out.push(0x18);
+    push_varint(&mut out, nonce);
+    out
 }

@@ -1,7 +1,5 @@
 //! What a caller sees of a link: its states, what happened, what came in.
 
-use core::time::Duration;
-
 use crate::fault::Fault;
 use crate::outbox::PacketEvent;
 use crate::peek::FromRadio;
@@ -113,6 +111,7 @@ pub enum Asked {
 }
 
 /// What happened, in the past tense; drained by [`Link::poll_event`](super::Link::poll_event).
+/// Tells moments, not spans: [`Instant::since`] makes one of two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
@@ -127,17 +126,17 @@ pub enum Event {
     Configured {
         /// The node's number.
         node: u32,
-        /// How long the handshake took.
-        took: Duration,
-        /// The time since the last byte of the session before; what the node dropped in it is
+        /// When the question was written that the handshake answers.
+        asked: Instant,
+        /// When the last byte of the session before arrived; what the node dropped since then is
         /// lost. `None` for the first session.
-        gap: Option<Duration>,
+        last_heard: Option<Instant>,
     },
     /// The node has told its configuration once more, as [`Link::refresh`](super::Link::refresh)
     /// wanted.
     Refreshed {
-        /// How long that took.
-        took: Duration,
+        /// When the question was written.
+        asked: Instant,
     },
     /// Another node than before answers; what was cached for the old one is void.
     NodeChanged {
@@ -158,12 +157,12 @@ pub enum Event {
     Lost {
         /// Why.
         fault: Fault,
-        /// How long the transport was open; `None` if it never was.
-        session: Option<Duration>,
+        /// When the transport was opened; `None` if it never was.
+        opened: Option<Instant>,
         /// Whether the handshake was done.
         was_up: bool,
-        /// How long until the next attempt.
-        retry_in: Duration,
+        /// When the next attempt is due.
+        retry_at: Instant,
     },
     /// The node has closed this many young sessions in a row: another client is likely taking the
     /// link. Told at 3 and each time the number has doubled.

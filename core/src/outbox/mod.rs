@@ -13,15 +13,11 @@
 mod slot;
 mod state;
 
-use core::time::Duration;
-
-use heapless::Vec;
-
 use crate::mutant::{Mutant, Mutation};
 use crate::pacing::Pacing;
 use crate::peek::{self, Outgoing, QueueStatus};
 use crate::rng::Rng;
-use crate::time::{Instant, earliest};
+use crate::time::{Instant, Span};
 
 use slot::{Barrier, Flight, Slot};
 
@@ -37,16 +33,16 @@ mod res {
 }
 
 /// No barrier within this time of the handshake: an unasked queue status often follows it.
-const SETTLE: Duration = Duration::from_secs(1);
+const SETTLE: Span = Span::from_secs(1);
 
 /// The latest that the answer to a heartbeat comes on a link that lives.
-const LATE: Duration = Duration::from_secs(30);
+const LATE: Span = Span::from_secs(30);
 
 /// Packets of one link, at most `N`. 600 bytes each.
 #[derive(Debug, Clone)]
 pub struct Outbox<const N: usize> {
     config: OutboxConfig,
-    slots: Vec<Slot, N>,
+    slots: [Slot; N],
     pacing: Pacing,
     next_order: u32,
     /// Counts in twos: between two turns there is room for those that come anew.
@@ -60,8 +56,8 @@ pub struct Outbox<const N: usize> {
     free: Option<u32>,
     /// The node told a full queue: one answer may be the unasked status that follows.
     was_full: bool,
-    /// When the node, whose queue was full, is asked how much room it has now.
-    ask_room: Option<Instant>,
+    /// When the node, whose queue was full, is asked how much room it has now; else never.
+    ask_room: Instant,
     /// Heartbeats of this connection to which an answer may still come.
     pending: u8,
     /// When the last of them was written.
@@ -78,10 +74,11 @@ pub struct Outbox<const N: usize> {
 impl<const N: usize> Outbox<N> {
     /// An empty outbox. `remembers` is for a serial line, where the node does not notice a new
     /// connection and so forgets neither ids nor rate limits.
-    pub const fn new(config: OutboxConfig, remembers: bool, mutation: Mutation) -> Self {
+    #[inline(always)]
+    pub fn new(config: OutboxConfig, remembers: bool, mutation: Mutation) -> Self {
         Self {
             config,
-            slots: Vec::new(),
+            slots: core::array::from_fn(|_| Slot::free()),
             pacing: Pacing::new(config.pacing),
             next_order: 0,
             next_turn: 2,
@@ -90,7 +87,7 @@ impl<const N: usize> Outbox<N> {
             up: None,
             free: None,
             was_full: false,
-            ask_room: None,
+            ask_room: Instant::NEVER,
             pending: 0,
             last_asked: Instant::ORIGIN,
             unasked: false,
@@ -107,52 +104,43 @@ impl<const N: usize> Outbox<N> {
         now: Instant,
         sender: u16,
         payload: &[u8],
-        ttl: Option<Duration>,
+        ttl: Option<Span>,
         rng: &mut Rng,
     ) -> Result<u32, SendError> {
-        if self.slots.is_full() {
+        let Some(free) = self.slots.iter().position(Slot::is_free) else {
             return Err(SendError::Full);
-        }
+        };
         if self.room(sender) == 0 {
             return Err(SendError::Quota);
         }
-        let mut prepared = Vec::new();
         let Outgoing { id, to, port, want_ack } =
-            peek::prepare(payload, &mut prepared).ok_or(SendError::NotAPacket)?;
+            peek::outgoing(payload).ok_or(SendError::NotAPacket)?;
         let id = match id {
             0 => self.fresh_id(rng),
             id if self.knows(id) => return Err(SendError::Duplicate),
             id => id,
         };
-        peek::set_id(&mut prepared, id);
         // A sender that comes anew is behind those that wait, but before the one served last.
-        let turn = self.slots.iter().find(|slot| slot.sender == sender).map(|slot| slot.turn);
-        let slot = Slot {
-            payload: prepared,
-            id,
-            wire_id: id,
-            port,
-            to,
-            want_ack,
-            sender,
-            order: self.next_order,
-            turn: turn.unwrap_or_else(|| self.next_turn.wrapping_sub(3)),
-            state: PacketState::Queued,
-            told: None,
-            expires: now + ttl.unwrap_or(self.config.ttl),
-            not_before: now,
-            first_written: None,
-            writes: 0,
-            refused: None,
-        };
+        let turn = self.waiting().find(|slot| slot.sender == sender).map(|slot| slot.turn);
+        let turn = turn.unwrap_or_else(|| self.next_turn.wrapping_sub(3));
+        let Some(slot) = self.slots.get_mut(free) else { return Err(SendError::Full) };
+        // Written where it stays, for half a kilobyte on the stack is much for a microcontroller.
+        peek::prepare(payload, id, &mut slot.payload).ok_or(SendError::NotAPacket)?;
+        (slot.id, slot.wire_id) = (id, id);
+        (slot.port, slot.to, slot.want_ack, slot.sender) = (port, to, want_ack, sender);
+        (slot.order, slot.turn) = (self.next_order, turn);
+        (slot.state, slot.told) = (PacketState::Queued, None);
+        slot.expires = now + ttl.unwrap_or(self.config.ttl);
+        slot.not_before = now;
+        (slot.first_written, slot.writes, slot.refused) = (None, 0, None);
         self.next_order = self.next_order.wrapping_add(1);
-        self.slots.push(slot).map_err(|_| SendError::Full)?;
         Ok(id)
     }
 
     /// A new connection, not configured yet.
     pub fn handle_opened(&mut self) {
-        (self.up, self.free, self.was_full, self.ask_room) = (None, None, false, None);
+        (self.up, self.free, self.was_full) = (None, None, false);
+        self.ask_room = Instant::NEVER;
         (self.unasked, self.pending) = (false, 0);
         if !self.remembers || self.mutation.is(Mutant::SerialForgotten) {
             self.pacing.clear();
@@ -181,11 +169,10 @@ impl<const N: usize> Outbox<N> {
     /// The connection is gone. What was in flight waits to be written again.
     pub fn handle_lost(&mut self) {
         self.up = None;
-        if let Some(flight) = self.flight.take()
-            && let Some(slot) = self.slots.iter_mut().find(|slot| slot.order == flight.order)
-        {
+        if let Some(slot) = self.in_flight() {
             slot.state = PacketState::Queued;
             self.lost_port = Some(slot.port);
+            self.flight = None;
         }
     }
 
@@ -243,7 +230,9 @@ impl<const N: usize> Outbox<N> {
     pub fn handle_asked(&mut self, now: Instant) {
         let until = now + self.config.patience;
         self.heard = false;
-        self.ask_room = self.ask_room.map(|_| until);
+        if self.ask_room < Instant::NEVER {
+            self.ask_room = until;
+        }
         self.forget_late(now);
         self.pending = self.pending.saturating_add(1);
         self.last_asked = now;
@@ -277,7 +266,10 @@ impl<const N: usize> Outbox<N> {
             flight.had_room = false;
         }
         self.was_full |= status.free == 0;
-        self.ask_room = (status.free == 0).then(|| now + self.config.patience);
+        self.ask_room = match status.free {
+            0 => now + self.config.patience,
+            _ => Instant::NEVER,
+        };
         if status.id != 0 {
             self.handle_own_status(now, status, rng);
         } else if answers {
@@ -309,14 +301,12 @@ impl<const N: usize> Outbox<N> {
     /// Lets time pass; does nothing before [`Outbox::poll_timeout`]. A mute node answers no barrier.
     pub fn handle_timeout(&mut self, now: Instant, mute: bool) {
         self.handle_flight_timeout(now, mute);
-        for index in 0..self.slots.len() {
-            let Some(slot) = self.slots.get(index) else { return };
-            let waits = slot.state == PacketState::Queued && !self.is_flying(slot);
-            if waits && now >= self.end(slot) {
-                let state = slot.unfinished();
-                if let Some(slot) = self.slots.get_mut(index) {
-                    slot.state = state;
-                }
+        let resend_within = self.config.resend_within;
+        let flying = self.flying();
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let waits = slot.state == PacketState::Queued && flying != Some(index);
+            if waits && now >= slot.end(resend_within) {
+                slot.state = slot.unfinished();
             }
         }
     }
@@ -334,19 +324,14 @@ impl<const N: usize> Outbox<N> {
     /// The oldest change of a state that was not drained yet; a packet whose end was drained is
     /// forgotten. Nothing is lost by draining late but the states between.
     pub fn poll_event(&mut self) -> Option<PacketEvent> {
-        let index = self.slots.iter().position(|slot| slot.told != Some(slot.state))?;
-        let slot = self.slots.get_mut(index)?;
+        let slot = self.slots.iter_mut().find(|slot| slot.told != Some(slot.state))?;
         slot.told = Some(slot.state);
-        let event = PacketEvent {
+        Some(PacketEvent {
             id: slot.id,
             wire_id: slot.wire_id,
             sender: slot.sender,
             state: slot.state,
-        };
-        if event.state.is_final() {
-            self.slots.swap_remove(index);
-        }
-        Some(event)
+        })
     }
 
     /// The payload to be written next, which is in flight from now on; `None` if none may be.
@@ -354,10 +339,10 @@ impl<const N: usize> Outbox<N> {
         if self.up.is_none() || self.flight.is_some() || self.free == Some(0) {
             return None;
         }
-        let order = self.next(now)?;
+        let next = self.next(now)?;
         let had_room = self.free.is_some_and(|free| free > 0);
         let new_id = self.mutation.is(Mutant::NewIdOnResend);
-        let slot = self.slots.iter_mut().find(|slot| slot.order == order)?;
+        let slot = self.slots.get_mut(next)?;
         let repeat = slot.first_written.is_some();
         if new_id && repeat {
             slot.wire_id = slot.wire_id.wrapping_add(1);
@@ -365,7 +350,7 @@ impl<const N: usize> Outbox<N> {
         }
         self.forget_late(now);
         let flight = Flight {
-            order,
+            slot: next,
             had_room,
             repeat,
             begun: false,
@@ -379,33 +364,38 @@ impl<const N: usize> Outbox<N> {
     }
 
     /// From when on a heartbeat is to be written: as a barrier, or to learn how much room there is.
-    pub fn heartbeat_from(&self) -> Option<Instant> {
-        self.up?;
+    /// Never if none is needed.
+    pub fn heartbeat_from(&self) -> Instant {
         match self.flight {
-            Some(Flight { barrier: Barrier::Wanted { .. }, .. }) => Some(Instant::ORIGIN),
-            Some(_) => None,
-            None => self.ask_room.filter(|_| self.waits()),
+            _ if self.up.is_none() => Instant::NEVER,
+            Some(Flight { barrier: Barrier::Wanted { .. }, .. }) => Instant::ORIGIN,
+            None if self.waits() => self.ask_room,
+            _ => Instant::NEVER,
         }
     }
 
     /// The next moment at which [`Outbox::handle_timeout`] has something to do or, if the link
-    /// `can_send`, [`Outbox::poll_packet`] has something new.
-    pub fn poll_timeout(&self, can_send: bool) -> Option<Instant> {
-        let mut due = self.flight.and_then(|flight| match flight.barrier {
-            Barrier::Writing => self.unbegun().map(|slot| self.end(slot)),
-            Barrier::Wanted { .. } => None,
-            Barrier::Waiting(at) | Barrier::Read(at) => Some(at),
-            Barrier::Asked { until, .. } => Some(until),
-        });
+    /// `can_send`, [`Outbox::poll_packet`] has something new; never if there is nothing to do.
+    pub fn poll_timeout(&self, can_send: bool) -> Instant {
+        let mut due = match self.flight {
+            None => Instant::NEVER,
+            Some(flight) => match flight.barrier {
+                Barrier::Writing => self.unbegun().map_or(Instant::NEVER, |slot| self.end(slot)),
+                Barrier::Wanted { .. } => Instant::NEVER,
+                Barrier::Waiting(at) | Barrier::Read(at) => at,
+                Barrier::Asked { until, .. } => until,
+            },
+        };
         let can_send =
             can_send && self.up.is_some() && self.flight.is_none() && self.free != Some(0);
-        for slot in &self.slots {
-            if slot.state != PacketState::Queued || self.is_flying(slot) {
+        let flying = self.flying();
+        for (index, slot) in self.slots.iter().enumerate() {
+            if slot.state != PacketState::Queued || flying == Some(index) {
                 continue;
             }
-            due = earliest(due, Some(self.end(slot)));
+            due = due.min(self.end(slot));
             if can_send && self.is_head(slot) {
-                due = earliest(due, Some(self.ready_at(slot)));
+                due = due.min(self.ready_at(slot));
             }
         }
         due
@@ -418,8 +408,8 @@ impl<const N: usize> Outbox<N> {
 
     /// How many more packets of this sender are accepted now.
     pub fn room(&self, sender: u16) -> usize {
-        let own = self.slots.iter().filter(|slot| slot.sender == sender).count();
-        usize::from(self.config.quota).saturating_sub(own).min(N - self.slots.len())
+        let own = self.waiting().filter(|slot| slot.sender == sender).count();
+        usize::from(self.config.quota).saturating_sub(own).min(N - self.waiting().count())
     }
 
     /// How many packets wait or are in flight.
@@ -428,7 +418,7 @@ impl<const N: usize> Outbox<N> {
     }
 
     /// How long an answer may take before it is asked for again.
-    pub const fn patience(&self) -> Duration {
+    pub const fn patience(&self) -> Span {
         self.config.patience
     }
 
@@ -439,10 +429,12 @@ impl<const N: usize> Outbox<N> {
 
     /// When a packet that waits is too old.
     fn end(&self, slot: &Slot) -> Instant {
-        match slot.first_written {
-            Some((first, _)) => first + self.config.resend_within,
-            None => slot.expires,
-        }
+        slot.end(self.config.resend_within)
+    }
+
+    /// The packets of whose end was not told.
+    fn waiting(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(|slot| !slot.is_free())
     }
 
     fn waits(&self) -> bool {
@@ -453,13 +445,12 @@ impl<const N: usize> Outbox<N> {
         let node = self.up.map(|(node, _)| node);
         let fresh = self.fresh_id(rng);
         let (retry, retry_duty_cycle) = (self.config.retry, self.config.retry_duty_cycle);
-        let flying = self.flight.map(|flight| flight.order);
-        let Some(slot) = self.slots.iter_mut().find(|slot| slot.wire_id == status.id) else {
-            return;
-        };
+        let flying = self.flying();
+        let own = |(_, slot): &(usize, &mut Slot)| slot.wire_id == status.id && !slot.is_free();
+        let Some((index, slot)) = self.slots.iter_mut().enumerate().find(own) else { return };
         // Statuses outlive the connection in the node: one may come for a packet that waits to be
         // written again.
-        let in_flight = flying == Some(slot.order);
+        let in_flight = flying == Some(index);
         let repeat = slot.writes > 1;
         let decides = match slot.state {
             PacketState::Sent => in_flight,
@@ -513,7 +504,7 @@ impl<const N: usize> Outbox<N> {
 
     /// An answer that has not come for so long was taken by another transport.
     fn forget_late(&mut self, now: Instant) {
-        if now.since(self.last_asked) > LATE {
+        if now > self.last_asked + LATE {
             self.pending = 0;
         }
     }
@@ -589,33 +580,38 @@ impl<const N: usize> Outbox<N> {
     }
 
     fn in_flight(&mut self) -> Option<&mut Slot> {
-        let order = self.flight?.order;
-        self.slots.iter_mut().find(|slot| slot.order == order)
+        self.slots.get_mut(self.flight?.slot)
     }
 
     /// The packet that is offered to a transport which has taken no byte of it.
     fn unbegun(&self) -> Option<&Slot> {
         let flight = self.flight.filter(|flight| !flight.begun)?;
-        self.slots.iter().find(|slot| slot.order == flight.order)
+        self.slots.get(flight.slot)
     }
 
-    fn is_flying(&self, slot: &Slot) -> bool {
-        self.flight.is_some_and(|flight| flight.order == slot.order)
+    /// The place of the packet in flight.
+    fn flying(&self) -> Option<usize> {
+        self.flight.map(|flight| flight.slot)
     }
 
     /// What goes next: first what was written before, then the sender whose last turn is longest
     /// ago, each in the order in which its packets came.
-    fn next(&self, now: Instant) -> Option<u32> {
+    fn next(&self, now: Instant) -> Option<usize> {
         let turn = |slot: &Slot| match self.mutation.is(Mutant::FirstComeFirstServed) {
             true => 0,
             false => slot.turn.wrapping_sub(self.next_turn),
         };
-        self.slots
-            .iter()
-            .filter(|slot| slot.state == PacketState::Queued && self.is_head(slot))
-            .filter(|slot| self.ready_at(slot) <= now)
-            .min_by_key(|slot| (slot.first_written.is_none(), turn(slot), self.age(slot)))
-            .map(|slot| slot.order)
+        let mut next = None;
+        for (index, slot) in self.slots.iter().enumerate() {
+            if slot.state == PacketState::Queued && self.is_head(slot) && self.ready_at(slot) <= now
+            {
+                let rank = (slot.first_written.is_none(), turn(slot), self.age(slot));
+                if next.is_none_or(|(least, _)| rank < least) {
+                    next = Some((rank, index));
+                }
+            }
+        }
+        next.map(|(_, index)| index)
     }
 
     /// Whether no earlier packet of the same sender and port number is waiting.
@@ -630,9 +626,11 @@ impl<const N: usize> Outbox<N> {
     }
 
     fn ready_at(&self, slot: &Slot) -> Instant {
-        let settled = self.up.filter(|_| slot.writes > 0).map(|(_, since)| since + SETTLE);
-        let paced = self.pacing.earliest(slot.port).max(settled);
-        paced.map_or(slot.not_before, |at| at.max(slot.not_before))
+        let paced = self.pacing.earliest(slot.port).max(slot.not_before);
+        match self.up {
+            Some((_, since)) if slot.writes > 0 => paced.max(since + SETTLE),
+            _ => paced,
+        }
     }
 
     /// Orders packets from old to new, also when the counter has wrapped.
@@ -641,7 +639,7 @@ impl<const N: usize> Outbox<N> {
     }
 
     fn knows(&self, id: u32) -> bool {
-        self.slots.iter().any(|slot| slot.id == id || slot.wire_id == id)
+        self.waiting().any(|slot| slot.id == id || slot.wire_id == id)
     }
 
     fn fresh_id(&self, rng: &mut Rng) -> u32 {

@@ -3,7 +3,7 @@
 use heapless::Vec;
 
 use crate::frame::MAX_PAYLOAD;
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 
 use super::PacketState;
 
@@ -18,7 +18,7 @@ pub(super) struct Slot {
     pub(super) to: u32,
     pub(super) want_ack: bool,
     pub(super) sender: u16,
-    /// Later packets have higher numbers; unlike the place in the list this never changes.
+    /// Later packets have higher numbers.
     pub(super) order: u32,
     /// The number of its sender's last turn; the next one will be `next_turn`.
     pub(super) turn: u32,
@@ -37,6 +37,42 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// A free place.
+    #[inline(always)]
+    pub(super) fn free() -> Self {
+        Self {
+            payload: Vec::new(),
+            id: 0,
+            wire_id: 0,
+            port: 0,
+            to: 0,
+            want_ack: false,
+            sender: 0,
+            order: 0,
+            turn: 0,
+            state: PacketState::Expired,
+            told: Some(PacketState::Expired),
+            expires: Instant::ORIGIN,
+            not_before: Instant::ORIGIN,
+            first_written: None,
+            writes: 0,
+            refused: None,
+        }
+    }
+
+    /// Nobody awaits anything of it: its end was told.
+    pub(super) fn is_free(&self) -> bool {
+        self.state.is_final() && self.told == Some(self.state)
+    }
+
+    /// When it is too old, if it waits.
+    pub(super) fn end(&self, resend_within: Span) -> Instant {
+        match self.first_written {
+            Some((first, _)) => first + resend_within,
+            None => self.expires,
+        }
+    }
+
     /// The end of a packet on which the node has not decided.
     pub(super) fn unfinished(&self) -> PacketState {
         match (self.first_written, self.refused) {
@@ -50,7 +86,8 @@ impl Slot {
 /// The packet that the node is to decide on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Flight {
-    pub(super) order: u32,
+    /// Its place in the list.
+    pub(super) slot: usize,
     /// The node had told room for at least one packet before this was written.
     pub(super) had_room: bool,
     /// It was written under the same id on an earlier connection.

@@ -1,8 +1,7 @@
 //! What a caller sees of the outbox: its settings, the states of a packet, why one is not taken.
 
-use core::time::Duration;
-
 use crate::pacing::PacingConfig;
+use crate::time::Span;
 
 /// The numbers of the outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,43 +9,48 @@ use crate::pacing::PacingConfig;
 pub struct OutboxConfig {
     /// How long a packet of which no byte was written may wait, unless its sender says otherwise.
     /// Default 1 h; 1 s to 1 week.
-    pub ttl: Duration,
+    pub ttl: Span,
     /// How long after its first write a packet may be written again: the mesh remembers ids for
     /// some minutes only. Default 5 min; at most 1 h.
-    pub resend_within: Duration,
+    pub resend_within: Span,
     /// Packets of one sender that may wait at the same time. Default 16; at least 1.
     pub quota: u16,
     /// How long a packet's own queue status, or the answer to a barrier, may take before it is
     /// asked for. It comes after 5 to 300 ms; an ESP32 can be away for 10 s. Default 3 s; 100 ms to
     /// 1 min.
-    pub patience: Duration,
+    pub patience: Span,
     /// How often a barrier is asked before the packet is unknown. Default 4; 1 to 100.
     pub barriers: u8,
     /// How much longer the span to the next packet of a port number is after a packet that was
     /// written twice: the status may have been the first write's, and the node reads the second up
     /// to this much later. Default 1 s; at most 1 min.
-    pub grace: Duration,
+    pub grace: Span,
     /// How long to wait after a refusal for want of room or radio. Default 10 s; 100 ms to 1 h.
-    pub retry: Duration,
+    pub retry: Span,
     /// How long to wait after a refusal for the duty cycle. Default 5 min; 100 ms to 1 day.
-    pub retry_duty_cycle: Duration,
+    pub retry_duty_cycle: Span,
     /// Rate limits.
     pub pacing: PacingConfig,
 }
 
+impl OutboxConfig {
+    /// The defaults.
+    pub const DEFAULT: Self = Self {
+        ttl: Span::from_secs(3600),
+        resend_within: Span::from_secs(300),
+        quota: 16,
+        patience: Span::from_secs(3),
+        barriers: 4,
+        grace: Span::from_secs(1),
+        retry: Span::from_secs(10),
+        retry_duty_cycle: Span::from_secs(300),
+        pacing: PacingConfig::DEFAULT,
+    };
+}
+
 impl Default for OutboxConfig {
     fn default() -> Self {
-        Self {
-            ttl: Duration::from_secs(3600),
-            resend_within: Duration::from_secs(300),
-            quota: 16,
-            patience: Duration::from_secs(3),
-            barriers: 4,
-            grace: Duration::from_secs(1),
-            retry: Duration::from_secs(10),
-            retry_duty_cycle: Duration::from_secs(300),
-            pacing: PacingConfig::default(),
-        }
+        Self::DEFAULT
     }
 }
 

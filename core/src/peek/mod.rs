@@ -16,7 +16,7 @@ use wire::{Field, Fields};
 
 use crate::frame::MAX_PAYLOAD;
 
-pub(crate) use outgoing::{Outgoing, prepare, set_id};
+pub(crate) use outgoing::{Outgoing, outgoing, prepare, set_id};
 pub(crate) use seen::Seen;
 
 /// A validated `FromRadio`: its variant, and of the variants that a link acts on, the values.

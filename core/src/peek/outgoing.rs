@@ -2,7 +2,7 @@
 
 use heapless::Vec;
 
-use super::wire::{Fields, Malformed, Value};
+use super::wire::{Fields, push_varint, wire_type};
 use super::{FromRadio, Seen};
 use crate::frame::MAX_PAYLOAD;
 
@@ -20,26 +20,30 @@ pub(crate) struct Outgoing {
 const ID_TAG: u8 = 0x35;
 const ID_LEN: usize = 5;
 
-/// Copies a `ToRadio` payload that holds one packet and nothing else to `out`, with the packet's id
-/// as its last field, so that [`set_id`] finds it. `None` if it is no such payload, or too long
-/// with an id.
-pub(crate) fn prepare(payload: &[u8], out: &mut Vec<u8, MAX_PAYLOAD>) -> Option<Outgoing> {
+/// Reads a `ToRadio` payload that holds one packet and nothing else; `None` if it is no such.
+pub(crate) fn outgoing(payload: &[u8]) -> Option<Outgoing> {
     let FromRadio::Packet(read) = Seen::to_radio(payload)?.detached() else { return None };
-    let packet = only_packet(payload).ok()??;
-    let len = without_id(packet, |_| Some(()))?.checked_add(ID_LEN)?;
-
-    out.clear();
-    out.push(0x0A).ok()?;
-    push_varint(out, len)?;
-    without_id(packet, |field| out.extend_from_slice(field).ok())?;
-    out.push(ID_TAG).ok()?;
-    out.extend_from_slice(&read.id.to_le_bytes()).ok()?;
+    only_packet(payload)?;
     Some(Outgoing {
         id: read.id,
         to: read.to,
         port: read.data.map_or(0, |data| data.port),
         want_ack: read.want_ack,
     })
+}
+
+/// Copies such a payload to `out`, with `id` as the packet's last field, so that [`set_id`] finds
+/// it. `None` if it is too long with an id.
+pub(crate) fn prepare(payload: &[u8], id: u32, out: &mut Vec<u8, MAX_PAYLOAD>) -> Option<()> {
+    let packet = only_packet(payload)?;
+    let len = without_id(packet, |_| Some(()))?.checked_add(ID_LEN)?;
+
+    out.clear();
+    out.push(0x0A).ok()?;
+    push_varint(out, u32::try_from(len).ok()?)?;
+    without_id(packet, |field| out.extend_from_slice(field).ok())?;
+    out.push(ID_TAG).ok()?;
+    out.extend_from_slice(&id.to_le_bytes()).ok()
 }
 
 /// Gives a prepared packet another id.
@@ -50,13 +54,11 @@ pub(crate) fn set_id(prepared: &mut [u8], id: u32) {
 }
 
 /// The packet of a payload that holds nothing else.
-fn only_packet(payload: &[u8]) -> Result<Option<&[u8]>, Malformed> {
+fn only_packet(payload: &[u8]) -> Option<&[u8]> {
     let mut fields = Fields::new(payload);
-    let Some(field) = fields.next()? else { return Ok(None) };
-    Ok(match (field.number, field.value) {
-        (1, Value::Bytes(packet)) if fields.is_empty() => Some(packet),
-        _ => None,
-    })
+    let packet = fields.raw().ok()?;
+    let alone = (packet.number, packet.wire) == (1, wire_type::BYTES) && fields.is_empty();
+    alone.then_some(packet.bytes)
 }
 
 /// Hands each field of a packet but its id to `on`, and returns their length together.
@@ -65,21 +67,15 @@ fn without_id(packet: &[u8], mut on: impl FnMut(&[u8]) -> Option<()>) -> Option<
     let mut len = 0;
     loop {
         let before = fields.rest();
-        let Some(field) = fields.next().ok()? else { return Some(len) };
-        if field.number != 6 {
+        if before.is_empty() {
+            return Some(len);
+        }
+        if fields.raw().ok()?.number != 6 {
             let raw = before.get(..before.len() - fields.rest().len())?;
             len += raw.len();
             on(raw)?;
         }
     }
-}
-
-fn push_varint(out: &mut Vec<u8, MAX_PAYLOAD>, mut value: usize) -> Option<()> {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80).ok()?;
-        value >>= 7;
-    }
-    out.push(value as u8).ok()
 }
 
 #[cfg(test)]
@@ -92,7 +88,8 @@ mod tests {
 
     fn prepared(payload: &[u8]) -> Option<(Outgoing, Vec<u8, MAX_PAYLOAD>)> {
         let mut out = Vec::new();
-        prepare(payload, &mut out).map(|outgoing| (outgoing, out))
+        let read = outgoing(payload)?;
+        prepare(payload, read.id, &mut out).map(|()| (read, out))
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::schema::{self, DATA, FROM_RADIO, MESH_PACKET, MY_NODE_INFO, QUEUE_STATUS, TO_RADIO};
 use super::walk::{Place, is_message};
-use super::wire::{Fields, Value};
+use super::wire::{Fields, fixed32, low32, wire_type};
 use super::{Data, FromRadio, MyInfo, Packet, QueueStatus, ROUTING_PORT};
 
 /// What was read of a valid payload, without its bytes.
@@ -85,7 +85,7 @@ impl Seen {
                 }
                 5 => packet.data = None,
                 6 => packet.id = fixed32_at(payload, place),
-                10 => packet.want_ack = varint_at(payload, place) != 0,
+                10 => packet.want_ack = is_true(payload, place),
                 _ => {}
             },
             (DATA, number, FromRadio::Packet(Packet { data: Some(data), .. })) => match number {
@@ -129,30 +129,29 @@ const fn bits(first: u32, last: u32) -> u32 {
     (1 << (last + 1)) - (1 << first)
 }
 
-fn varint_at(payload: &[u8], place: Place) -> u64 {
-    let bytes = payload.get(place.start..place.end).unwrap_or(&[]);
-    bytes.iter().rev().fold(0, |value, byte| value << 7 | u64::from(byte & 0x7F))
-}
-
 /// As protobuf does, the high half of a longer varint is cut off.
 fn u32_at(payload: &[u8], place: Place) -> u32 {
-    varint_at(payload, place) as u32
+    low32(payload.get(place.start..place.end).unwrap_or(&[]))
+}
+
+/// A boolean is true if any of its bits is set, also beyond the 32nd.
+fn is_true(payload: &[u8], place: Place) -> bool {
+    payload.get(place.start..place.end).unwrap_or(&[]).iter().any(|byte| byte & 0x7F != 0)
 }
 
 fn fixed32_at(payload: &[u8], place: Place) -> u32 {
-    let bytes = payload.get(place.start..).and_then(<[u8]>::first_chunk);
-    u32::from_le_bytes(bytes.copied().unwrap_or_default())
+    fixed32(payload.get(place.start..).unwrap_or(&[]))
 }
 
 /// The reason in a `Routing` message; 0, that all is well, if there is none to be read.
 fn routing_error(routing: &[u8]) -> i32 {
     let mut reason = 0;
     let mut fields = Fields::new(routing);
-    while let Ok(Some(field)) = fields.next() {
-        match (field.number, field.value) {
-            (3, Value::Varint(error)) => reason = error as i32,
+    while let Ok(field) = fields.raw() {
+        match (field.number, field.wire) {
+            (3, wire_type::VARINT) => reason = low32(field.bytes) as i32,
             // A route request or reply replaces the reason: they are one oneof.
-            (1 | 2, Value::Bytes(_)) => reason = 0,
+            (1 | 2, wire_type::BYTES) => reason = 0,
             _ => {}
         }
     }

@@ -1,12 +1,13 @@
 //! One pass over a payload, as deep as the known fields go: is it a message of the schema, and
 //! where do its fields lie.
 //!
-//! A loop with a small stack, not recursion, and each byte is looked at once. Nearly all fields can
-//! be told from the eight bytes at their start ([`short`]); the others, and most that is malformed,
-//! go through [`Fields`].
+//! A loop with a small stack, not recursion, and each byte is looked at once. On 64-bit machines
+//! nearly all fields are told from the eight bytes at their start ([`short`]); the others, most that
+//! is malformed, and all on smaller machines, where that is slower and longer, go through
+//! [`Fields`].
 
-use super::schema::{DEPTH, MESSAGES, kind};
-use super::wire::{Fields, Malformed, Value, wire_type};
+use super::schema::{DEPTH, KINDS, ROWS, kind};
+use super::wire::{Fields, Malformed, Raw, wire_type};
 
 /// A field that is known or not, and where its value lies in the payload.
 #[derive(Debug, Clone, Copy)]
@@ -25,11 +26,16 @@ pub(super) struct Place {
 /// Hands each field of it to `on`, outer before inner, until something malformed is met.
 #[inline]
 pub(super) fn is_message(root: u8, payload: &[u8], mut on: impl FnMut(Place)) -> bool {
-    walk(root, payload, &mut on).is_ok()
+    const BY_WORDS: bool = cfg!(target_pointer_width = "64");
+    walk::<BY_WORDS>(root, payload, &mut on).is_ok()
 }
 
 #[inline]
-fn walk(root: u8, payload: &[u8], on: &mut impl FnMut(Place)) -> Result<(), Malformed> {
+fn walk<const BY_WORDS: bool>(
+    root: u8,
+    payload: &[u8],
+    on: &mut impl FnMut(Place),
+) -> Result<(), Malformed> {
     // The messages around the present one: row and end.
     let mut outer = [(0_u8, 0); DEPTH];
     let mut depth: usize = 0;
@@ -43,7 +49,8 @@ fn walk(root: u8, payload: &[u8], on: &mut impl FnMut(Place)) -> Result<(), Malf
             (row, end) = outer.get(depth).copied().unwrap_or((root, end));
             known = kinds(row);
         }
-        let place = match short(payload, at, row) {
+        let short = if BY_WORDS { short(payload, at, row) } else { None };
+        let place = match short {
             Some(place) => place,
             None => any(payload, at, end, row)?,
         };
@@ -69,7 +76,8 @@ fn walk(root: u8, payload: &[u8], on: &mut impl FnMut(Place)) -> Result<(), Malf
 }
 
 fn kinds(row: u8) -> &'static [u8] {
-    MESSAGES.get(usize::from(row)).copied().unwrap_or(&[])
+    let Some([start, end, ..]) = ROWS.get(usize::from(row)..) else { return &[] };
+    KINDS.get(usize::from(*start)..usize::from(*end)).unwrap_or(&[])
 }
 
 /// The field at `at` if its key has at most two bytes and its length one. Behind the end of the
@@ -125,12 +133,9 @@ fn long_varint(payload: &[u8], start: usize) -> Option<usize> {
 #[inline(never)]
 fn any(payload: &[u8], at: usize, end: usize, row: u8) -> Result<Place, Malformed> {
     let mut fields = Fields::new(payload.get(at..end).unwrap_or(&[]));
-    let (number, wire) = fields.key()?;
-    let behind_key = end - fields.rest().len();
-    let value = fields.value(wire)?;
+    let Raw { number, wire, bytes } = fields.raw()?;
     let end = end - fields.rest().len();
-    let start = if let Value::Bytes(bytes) = value { end - bytes.len() } else { behind_key };
-    Ok(Place { row, number, wire, start, end })
+    Ok(Place { row, number, wire, start: end - bytes.len(), end })
 }
 
 /// A field whose wire type is not the one of its kind: unknown, packed, or wrong.
@@ -149,5 +154,88 @@ fn unusual(kind: u8, place: Place, payload: &[u8]) -> Result<(), Malformed> {
             Ok(())
         }
         _ => Err(Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::vec::Vec;
+
+    use super::super::schema::{FROM_RADIO, TO_RADIO};
+    use super::*;
+    use crate::rng::Rng;
+
+    type Seen = Vec<(u8, u32, usize, usize)>;
+
+    fn walked<const BY_WORDS: bool>(root: u8, payload: &[u8]) -> (bool, Seen) {
+        let mut seen = Vec::new();
+        let mut on = |at: Place| seen.push((at.row, at.number, at.start, at.end));
+        let valid = walk::<BY_WORDS>(root, payload, &mut on).is_ok();
+        (valid, seen)
+    }
+
+    /// The two ways agree on fields, valid or not; where a payload is none, they may have handed out
+    /// different ones before they found out.
+    #[test]
+    fn by_words_or_byte_by_byte_is_the_same() {
+        let mut valid = 0;
+        for seed in 0..20_000 {
+            let mut rng = Rng::new(seed);
+            let mut payload = Vec::new();
+            for _ in 0..rng.below(6) {
+                message(&mut rng, &mut payload, 0);
+            }
+            for _ in 0..rng.below(3) {
+                let at = rng.below(payload.len() as u32) as usize;
+                if let Some(byte) = payload.get_mut(at) {
+                    *byte = rng.next_u32() as u8;
+                }
+            }
+            for root in [FROM_RADIO, TO_RADIO] {
+                let (by_words, byte_by_byte) =
+                    (walked::<true>(root, &payload), walked::<false>(root, &payload));
+                assert_eq!(by_words.0, byte_by_byte.0, "seed {seed}: {payload:02x?}");
+                if by_words.0 {
+                    assert_eq!(by_words.1, byte_by_byte.1, "seed {seed}: {payload:02x?}");
+                    valid += 1;
+                }
+            }
+        }
+        assert!(valid > 4000, "only {valid} of the payloads were messages");
+    }
+
+    /// A field of any number and wire type.
+    fn message(rng: &mut Rng, out: &mut Vec<u8>, depth: u32) {
+        let most = [20, 20, 300][rng.below(3) as usize];
+        let number = 1 + rng.below(most);
+        let wire = [0, 0, 1, 2, 2, 2, 5, 3][rng.below(8) as usize];
+        varint(out, u64::from(number << 3 | wire));
+        match wire {
+            0 => varint(out, u64::MAX >> rng.below(64)),
+            1 => out.extend([7; 8]),
+            5 => out.extend([7; 4]),
+            3 => varint(out, u64::from(number << 3 | 4)),
+            _ => {
+                let mut inner = Vec::new();
+                for _ in 0..rng.below(3) {
+                    match depth {
+                        0..3 => message(rng, &mut inner, depth + 1),
+                        _ => inner.push(rng.next_u32() as u8 & 0x7F),
+                    }
+                }
+                varint(out, inner.len() as u64);
+                out.extend(inner);
+            }
+        }
+    }
+
+    fn varint(out: &mut Vec<u8>, mut value: u64) {
+        while value >= 0x80 {
+            out.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        out.push(value as u8);
     }
 }

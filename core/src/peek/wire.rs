@@ -4,6 +4,8 @@
 //! What is malformed here is malformed for prost too (`prost::encoding`): a varint over 10 bytes or
 //! over 64 bits, field number 0, wire types 6 and 7, a length past the end, an open or lone group.
 
+use heapless::Vec;
+
 /// The bytes are not a protobuf message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
@@ -57,32 +59,44 @@ impl<'a> Fields<'a> {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        let (number, wire) = self.key()?;
-        Ok(Some(Field { number, value: self.value(wire)? }))
+        let Raw { number, wire, bytes } = self.raw()?;
+        let value = match wire {
+            wire_type::VARINT => Value::Varint(number_of(bytes)),
+            wire_type::FIXED64 => Value::Fixed64,
+            wire_type::BYTES => Value::Bytes(bytes),
+            wire_type::FIXED32 => Value::Fixed32(fixed32(bytes)),
+            _ => Value::Group,
+        };
+        Ok(Some(Field { number, value }))
     }
 
-    pub(super) fn key(&mut self) -> Result<(u32, u8), Malformed> {
+    /// The next field as it is written; there has to be one.
+    pub(super) fn raw(&mut self) -> Result<Raw<'a>, Malformed> {
+        let (number, wire) = self.key()?;
+        let bytes = match wire {
+            wire_type::START_GROUP => self.skip_group().map(|()| &[][..])?,
+            _ => self.scalar(wire)?,
+        };
+        Ok(Raw { number, wire, bytes })
+    }
+
+    /// The bytes of a value that is no group.
+    fn scalar(&mut self, wire: u8) -> Result<&'a [u8], Malformed> {
+        let len = match wire {
+            wire_type::VARINT => return self.varint_bytes(),
+            wire_type::FIXED64 => 8,
+            wire_type::FIXED32 => 4,
+            wire_type::BYTES => usize::try_from(self.varint()?).map_err(|_| Malformed)?,
+            _ => return Err(Malformed),
+        };
+        self.take(len)
+    }
+
+    fn key(&mut self) -> Result<(u32, u8), Malformed> {
         let key = u32::try_from(self.varint()?).map_err(|_| Malformed)?;
         match key >> 3 {
             0 => Err(Malformed),
             number => Ok((number, (key & 7) as u8)),
-        }
-    }
-
-    pub(super) fn value(&mut self, wire: u8) -> Result<Value<'a>, Malformed> {
-        match wire {
-            wire_type::VARINT => self.varint().map(Value::Varint),
-            wire_type::FIXED64 => self.take(8).map(|_| Value::Fixed64),
-            wire_type::BYTES => {
-                let len = usize::try_from(self.varint()?).map_err(|_| Malformed)?;
-                self.take(len).map(Value::Bytes)
-            }
-            wire_type::FIXED32 => match self.take(4)? {
-                [a, b, c, d] => Ok(Value::Fixed32(u32::from_le_bytes([*a, *b, *c, *d]))),
-                _ => Err(Malformed),
-            },
-            wire_type::START_GROUP => self.skip_group().map(|()| Value::Group),
-            _ => Err(Malformed),
         }
     }
 
@@ -93,10 +107,9 @@ impl<'a> Fields<'a> {
         while depth > 0 {
             match self.key()?.1 {
                 wire_type::START_GROUP if depth < GROUP_DEPTH => depth += 1,
-                wire_type::START_GROUP => return Err(Malformed),
                 wire_type::END_GROUP => depth -= 1,
                 wire => {
-                    self.value(wire)?;
+                    self.scalar(wire)?;
                 }
             }
         }
@@ -105,18 +118,15 @@ impl<'a> Fields<'a> {
 
     /// At most 10 bytes, of which the last may only hold the 64th bit.
     pub fn varint(&mut self) -> Result<u64, Malformed> {
-        let mut value = 0;
-        for (index, byte) in self.rest.iter().enumerate().take(10) {
-            if index == 9 && *byte > 1 {
-                return Err(Malformed);
-            }
-            value |= u64::from(byte & 0x7F) << (7 * index);
-            if *byte < 0x80 {
-                self.rest = self.rest.get(index + 1..).unwrap_or(&[]);
-                return Ok(value);
-            }
+        self.varint_bytes().map(number_of)
+    }
+
+    fn varint_bytes(&mut self) -> Result<&'a [u8], Malformed> {
+        let last = self.rest.iter().take(10).position(|byte| *byte < 0x80).ok_or(Malformed)?;
+        match self.rest.get(last) {
+            Some(2..) if last == 9 => Err(Malformed),
+            _ => self.take(last + 1),
         }
-        Err(Malformed)
     }
 
     fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
@@ -134,6 +144,40 @@ impl<'a> Fields<'a> {
     pub const fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
+}
+
+/// A field as it is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Raw<'a> {
+    /// From 1.
+    pub(super) number: u32,
+    pub(super) wire: u8,
+    /// Its value, behind its length if it has one; nothing of a group.
+    pub(super) bytes: &'a [u8],
+}
+
+/// Appends `value`; `None` if there is no room for it.
+pub(crate) fn push_varint<const N: usize>(out: &mut Vec<u8, N>, mut value: u32) -> Option<()> {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80).ok()?;
+        value >>= 7;
+    }
+    out.push(value as u8).ok()
+}
+
+/// The number that a whole varint is.
+fn number_of(varint: &[u8]) -> u64 {
+    varint.iter().rev().fold(0, |value, byte| value << 7 | u64::from(byte & 0x7F))
+}
+
+/// The low half of it, as protobuf cuts longer ones.
+pub(super) fn low32(varint: &[u8]) -> u32 {
+    varint.iter().rev().fold(0, |value, byte| value << 7 | u32::from(byte & 0x7F))
+}
+
+/// A fixed32 value; 0 if there are not four bytes.
+pub(super) fn fixed32(bytes: &[u8]) -> u32 {
+    bytes.first_chunk().map_or(0, |four| u32::from_le_bytes(*four))
 }
 
 /// How a field's value is written.

@@ -16,7 +16,7 @@ use meshbeat::sim::{self, ConnId, Fault, Handle, Record, Server, SimConfig};
 use meshbeat::socket::TcpOptions;
 use meshbeat::upstream::HostLink;
 use meshbeat_core::link::{Event, Item};
-use meshbeat_core::{Instant, LinkConfig};
+use meshbeat_core::{Instant, LinkConfig, Span};
 
 use crate::commands::seed;
 use crate::exit::{Exit, Failure};
@@ -80,7 +80,7 @@ fn node() -> SimConfig {
 
 /// The link's numbers, shortened so that a black hole is found in 2 s instead of 39.
 fn link() -> LinkConfig {
-    const MS: fn(u64) -> Duration = Duration::from_millis;
+    const MS: fn(u32) -> Span = Span::from_millis;
     let mut config = LinkConfig::default();
     config.heartbeat.quiet = MS(500);
     config.heartbeat.answer = MS(750);
@@ -244,9 +244,9 @@ impl Program for Demo {
             (Event::OpenDue, Step::Starting(None)) => {
                 self.step = Step::Starting(Some(now + PATIENCE));
             }
-            (Event::Configured { took, .. }, Step::Starting(_)) => {
+            (Event::Configured { asked, .. }, Step::Starting(_)) => {
                 let node = link.node().unwrap_or(0);
-                say(&format!("up: node !{node:08x}, handshake in {}", span(took)));
+                say(&format!("up: node !{node:08x}, handshake in {}", span(now.since(asked))));
                 self.step = Step::Quiet(now + PAUSE);
             }
             (Event::OpenDue, Step::Faulty(_)) => {
@@ -255,7 +255,7 @@ impl Program for Demo {
                 }
             }
             // The class of a fault is that of the session it ended; `stall` needs one session more.
-            (Event::Lost { fault, session: Some(_), .. }, Step::Faulty(_)) => {
+            (Event::Lost { fault, opened: Some(_), .. }, Step::Faulty(_)) => {
                 if let Some(row) = self.rows.last_mut() {
                     row.class = Some(fault.class().to_string());
                 }

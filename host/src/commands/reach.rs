@@ -12,7 +12,7 @@ use meshbeat::report::span;
 use meshbeat::upstream::HostLink;
 use meshbeat_core::fault::{Class, Fault, Verdict};
 use meshbeat_core::link::{Event, Item};
-use meshbeat_core::{Instant, LinkConfig};
+use meshbeat_core::{Instant, LinkConfig, Span};
 use meshbeat_proto::FromRadio;
 use prost::Message as _;
 
@@ -75,7 +75,7 @@ impl Way {
 
     /// The loop of a one-shot command: at its end nothing more is sent.
     pub(super) fn one_shot_loop(&self, tcp: &TcpArgs) -> Result<EventLoop, Failure> {
-        let config = LinkConfig { drain_limit: Duration::ZERO, ..LinkConfig::default() };
+        let config = LinkConfig { drain_limit: Span::ZERO, ..LinkConfig::default() };
         self.event_loop(tcp, config)
     }
 }

@@ -94,7 +94,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     };
     let mut link = Daemon::link_config();
     if let Some(cap) = args.backoff_cap {
-        link.backoff.cap = Duration::from_secs(cap);
+        link.backoff.cap = Duration::from_secs(cap).into();
         link.backoff.crowded_cap = link.backoff.cap;
     }
     let mut event_loop = EventLoop::new(target, link, args.tcp.options(), seed())?;

@@ -9,9 +9,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 
-use meshbeat_core::LinkConfig;
 use meshbeat_core::link::{Event, Item};
 use meshbeat_core::peek::{self, FromRadio};
+use meshbeat_core::{Checked, LinkConfig};
 use mio::{Events, Poll, Waker};
 
 use super::*;
@@ -58,7 +58,7 @@ impl World {
             events: Events::with_capacity(64),
             clock: Clock::default(),
             relay: Relay::new(config, 1, 0),
-            link: Box::new(HostLink::new(LinkConfig::default(), 1).unwrap()),
+            link: Box::new(HostLink::new(Checked::TCP, 1)),
             asked: Vec::new(),
         }
     }

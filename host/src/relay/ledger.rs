@@ -23,13 +23,15 @@ pub(super) struct Entry {
     pub(super) accepted_id: u32,
     /// The id under which the node has it.
     pub(super) wire_id: u32,
+    /// The one before it, under which the node refused the packet.
+    refused_id: Option<u32>,
     pub(super) state: PacketState,
     /// The `ToRadio` payload as it was handed to the outbox, until its end.
     pub(super) payload: Vec<u8>,
     /// Of the payload as the client sent it, to know a repeat by.
     hash: u64,
-    /// A Routing error that came about the packet under this id before its end: if the outbox tries
-    /// it again, its client need not know.
+    /// A Routing error of the node about the packet under this id that came before its end: if the
+    /// outbox tries it again, its client need not know.
     pub(super) held: Option<(u32, Vec<u8>)>,
     /// What it does to the node's settings.
     pub(super) change: Option<Change>,
@@ -78,6 +80,7 @@ impl Entry {
             id,
             accepted_id,
             wire_id: accepted_id,
+            refused_id: None,
             state: PacketState::Queued,
             hash: hash(said),
             payload,
@@ -128,6 +131,9 @@ impl Ledger {
     pub(super) fn handle_event(&mut self, event: PacketEvent) -> Option<&mut Entry> {
         let mut live = self.entries.iter_mut().rev().filter(|entry| !entry.state.is_final());
         let entry = live.find(|entry| entry.accepted_id == event.id)?;
+        if entry.wire_id != event.wire_id {
+            entry.refused_id = Some(entry.wire_id);
+        }
         (entry.wire_id, entry.state) = (event.wire_id, event.state);
         Some(entry)
     }
@@ -135,6 +141,11 @@ impl Ledger {
     /// The packet that the node knows under this id.
     pub(super) fn by_wire_id(&mut self, id: u32) -> Option<&mut Entry> {
         self.entries.iter_mut().rev().find(|entry| id != 0 && entry.wire_id == id)
+    }
+
+    /// Whether the node refused a packet under this id that was tried again under another.
+    pub(super) fn was_refused(&self, id: u32) -> bool {
+        self.entries.iter().any(|entry| entry.refused_id == Some(id))
     }
 
     /// The id under which the node knows a packet of this client.

@@ -12,7 +12,7 @@ use meshbeat_proto::{PortNum, log_record};
 use super::admission::Policy;
 use super::answers::{self, field};
 use super::session::{Phase, Session};
-use super::snapshot::{Builder, Heard};
+use super::snapshot::{Builder, Heard, Snapshot};
 use super::{ClientId, Relay, shown, wire};
 use crate::report::span;
 
@@ -117,22 +117,28 @@ impl Relay {
         let request_id = packet.data.map_or(0, |data| data.request_id);
         let port = packet.data.map_or(0, |data| data.port);
         let error = packet.data.and_then(|data| data.routing_error).unwrap_or(0);
+        // Whether a packet went out is the node's to say; another's error is only passed on.
+        let own = self.snapshot.as_ref().map(Snapshot::node);
+        let is_refusal = error != 0 && own == Some(packet.from);
         let asker = self.ledger.by_wire_id(request_id).map(|entry| {
-            if error != 0 && !entry.state.is_final() {
+            let is_held = is_refusal && !entry.state.is_final();
+            if is_held {
                 entry.held = Some((request_id, payload.to_vec()));
-            } else if error != 0 {
+            } else if is_refusal {
                 // The client need not be told again by us.
                 entry.answer_at = None;
             }
-            (entry.owner, entry.id, entry.held.is_some())
+            (entry.owner, entry.id, is_held)
         });
         match asker {
-            Some((_, _, true)) if error != 0 => {}
+            Some((_, _, true)) => {}
             Some((owner, id, _))
                 if port == peek::ROUTING_PORT || port == PortNum::AdminApp as i32 =>
             {
                 self.push_reply(owner, id, payload.to_vec());
             }
+            // It follows a status by which the packet is tried again.
+            None if is_refusal && self.ledger.was_refused(request_id) => {}
             // An answer to nobody here.
             None if port == PortNum::AdminApp as i32 => {}
             _ => self.handle_news(payload, packet),

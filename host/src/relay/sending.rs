@@ -5,7 +5,7 @@ use core::time::Duration;
 use log::debug;
 use meshbeat_core::link::ForwardError;
 use meshbeat_core::outbox::{PacketEvent, PacketState, SendError};
-use meshbeat_core::time::Instant;
+use meshbeat_core::time::{Instant, Span};
 use meshbeat_proto::admin_message::PayloadVariant as Admin;
 use meshbeat_proto::to_radio::PayloadVariant;
 use meshbeat_proto::{AdminMessage, Data, MeshPacket, PortNum, ToRadio, mesh_packet, routing};
@@ -188,10 +188,11 @@ impl Relay {
         if known == Known::Taken {
             wire::set_fixed32(&mut written, &[field::TO_RADIO_PACKET, field::ID], 0);
         }
-        let mut sent = link.send(now, sender, &written, self.config.ttl);
+        let ttl = self.config.ttl.map(Span::from);
+        let mut sent = link.send(now, sender, &written, ttl);
         if sent == Err(SendError::Duplicate) {
             wire::set_fixed32(&mut written, &[field::TO_RADIO_PACKET, field::ID], 0);
-            sent = link.send(now, sender, &written, self.config.ttl);
+            sent = link.send(now, sender, &written, ttl);
         }
         if let Some(session) = self.sessions.get_mut(&client) {
             session.free = u32::try_from(link.room(sender)).unwrap_or(MAX_LEN).min(MAX_LEN);

@@ -1,13 +1,13 @@
 //! The loop of a link over a UART, and what it says about itself.
 
-use core::time::Duration;
-
 use embedded_io::{Read, ReadReady, Write, WriteReady};
 use heapless::Vec;
+use meshbeat_core::config::Ask;
 use meshbeat_core::fault::Class;
 use meshbeat_core::link::{Item, Transmit};
 use meshbeat_core::peek::FromRadio;
-use meshbeat_core::{Event, Fault, Instant, Link, LinkConfig};
+use meshbeat_core::time::Span;
+use meshbeat_core::{Checked, Event, Fault, Instant, Link, LinkConfig};
 use semihosting::process;
 
 use crate::uart::Uart;
@@ -42,31 +42,34 @@ pub enum Answer {
 }
 
 /// A serial link that notices silence within 5 s, so that a test has not long to wait. Who builds a
-/// device takes the defaults.
-pub fn impatient() -> LinkConfig {
-    const MS: fn(u64) -> Duration = Duration::from_millis;
-    let mut config = LinkConfig::serial();
-    config.heartbeat.quiet = MS(500);
-    config.heartbeat.answer = MS(2_000);
-    config.heartbeat.again = MS(700);
-    config.heartbeat.probe = MS(1_000);
-    config.heartbeat.mute = MS(1_000);
-    config.heartbeat.keepalive = MS(5_000);
-    config.handshake.silence = MS(2_000);
+/// device takes the defaults. To be called in a constant: then nonsense is a compile error.
+pub const fn impatient(ask: Ask) -> Checked {
+    let mut config = LinkConfig::SERIAL;
+    config.handshake.ask = ask;
+    config.heartbeat.quiet = Span::from_millis(500);
+    config.heartbeat.answer = Span::from_millis(2_000);
+    config.heartbeat.again = Span::from_millis(700);
+    config.heartbeat.probe = Span::from_millis(1_000);
+    config.heartbeat.mute = Span::from_millis(1_000);
+    config.heartbeat.keepalive = Span::from_millis(5_000);
+    config.handshake.silence = Span::from_millis(2_000);
     // Live packets count as frames of a handshake: while they come, a question that was lost is
     // asked again only after this.
-    config.handshake.limit = MS(8_000);
-    config.handshake.gap = MS(100);
-    config.backoff.first = MS(100);
-    config.backoff.cap = MS(500);
-    config.backoff.crowded_cap = MS(500);
-    config
+    config.handshake.limit = Span::from_millis(8_000);
+    config.handshake.gap = Span::from_millis(100);
+    config.backoff.first = Span::from_millis(100);
+    config.backoff.cap = Span::from_millis(500);
+    config.backoff.crowded_cap = Span::from_millis(500);
+    match config.check() {
+        Ok(checked) => checked,
+        Err(_) => panic!("a setting is out of its bounds"),
+    }
 }
 
 /// Holds the link until `handle_frame` says goodbye, then ends the program.
-pub fn run(config: LinkConfig, mut handle_frame: impl FnMut(Frame<'_>) -> Answer) -> ! {
+pub fn run(config: Checked, mut handle_frame: impl FnMut(Frame<'_>) -> Answer) -> ! {
     let mut uart = Uart::new(board::start());
-    let mut link = Link::<OUTBOX>::new(config, 0x5EED).expect("a configuration within its bounds");
+    let mut link = Link::<OUTBOX>::new(config, 0x5EED);
     let mut teller = Teller { state: link.state().name(), answered: 0, turns: 0 };
     report::line(format_args!("{}: link of {} bytes", board::NAME, size_of_val(&link)));
     let now = board::now();

@@ -15,7 +15,7 @@ use meshbeat_core::frame::{FrameLen, HEADER_LEN, MAGIC};
 use meshbeat_core::heartbeat::Answers;
 use meshbeat_core::link::State;
 use meshbeat_core::peek::FromRadio;
-use meshbeat_core::{Event, Instant, Link, LinkConfig};
+use meshbeat_core::{Event, Instant, Link, LinkConfig, Span};
 use meshbeat_proto::{ToRadio, to_radio};
 use prost::Message;
 
@@ -283,7 +283,7 @@ impl Audit {
                 self.totals.want_configs += 1;
                 self.last_frame = now;
                 if let Some(last) = self.want_configs.back()
-                    && now.since(*last) < self.config.handshake.gap
+                    && now < *last + self.config.handshake.gap
                 {
                     return Err(format!("two want_config within {:?}", now.since(*last)));
                 }
@@ -352,7 +352,7 @@ impl Audit {
             }
             (
                 Phase::Opening(_) | Phase::Configuring | Phase::Up,
-                Event::Lost { fault, session, was_up, retry_in },
+                Event::Lost { fault, opened, was_up, retry_at },
             ) => {
                 if was_up != (self.phase == Phase::Up) {
                     return Err(format!("{event:?} while {:?}", self.phase));
@@ -361,8 +361,9 @@ impl Audit {
                     self.check_all_out(conn, fault)?;
                     self.handle_end(conn, fault)?;
                 }
-                self.check_retry(now, session, retry_in)?;
-                Phase::Waiting(now + retry_in)
+                let session = opened.map(|opened| now.since(opened));
+                self.check_retry(now, session, retry_at.since(now))?;
+                Phase::Waiting(retry_at)
             }
             (Phase::Configuring, Event::NodeChanged { from, to }) => {
                 if self.node != Some(from) || from == to {
@@ -428,6 +429,8 @@ impl Audit {
         retry: Duration,
     ) -> Result<(), Violation> {
         let BackoffConfig { first, cap, crowded_cap, steady, settled } = self.config.backoff;
+        let [first, cap, crowded_cap, steady, settled] =
+            [first, cap, crowded_cap, steady, settled].map(Span::as_duration);
         while self.want_configs.front().is_some_and(|at| now.since(*at) >= HOUR) {
             self.want_configs.pop_front();
         }
@@ -453,18 +456,20 @@ impl Audit {
     pub(super) fn check_rest(&self, now: Instant, link: &Link<ROOM>) -> Result<(), Violation> {
         self.mail.check_count(link.queued())?;
         let LinkConfig { heartbeat, handshake, connect_limit, .. } = self.config;
-        let strikes = u32::from(heartbeat.strikes);
+        let questions = heartbeat.answer.as_duration() * u32::from(heartbeat.strikes);
         let (what, since, limit) = match link.state() {
             State::Up { .. } | State::Suspect { .. } if link.answers() == Answers::Proven => {
-                let limit = heartbeat.quiet + heartbeat.answer * strikes;
+                let limit = heartbeat.quiet.as_duration() + questions;
                 ("silence of a node that answers", self.last_read, limit)
             }
             State::Configuring { .. } => {
-                let limit = handshake.gap + handshake.silence * 2;
+                let limit = handshake.gap.as_duration() + handshake.silence.as_duration() * 2;
                 ("a handshake without a frame", self.last_frame, limit)
             }
             State::Opening { .. } => match self.phase {
-                Phase::Opening(since) => ("a connect without an answer", since, connect_limit),
+                Phase::Opening(since) => {
+                    ("a connect without an answer", since, connect_limit.as_duration())
+                }
                 _ => return Err(format!("opening while {:?}", self.phase)),
             },
             _ => return Ok(()),
@@ -474,7 +479,7 @@ impl Audit {
             return Err(format!("{what} went on for {span:?}"));
         }
         // A transport may take nothing for a while and the link still live; not for longer.
-        let most = heartbeat.keepalive + heartbeat.quiet + heartbeat.answer * strikes;
+        let most = heartbeat.keepalive.as_duration() + heartbeat.quiet.as_duration() + questions;
         let span = now.since(self.last_said);
         if matches!(link.state(), State::Up { .. }) && span > most {
             return Err(format!("nothing was sent for {span:?}"));

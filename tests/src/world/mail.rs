@@ -219,7 +219,7 @@ impl Mail {
             port: draft.port as i32,
             id,
             wire: None,
-            expires: now + draft.ttl.unwrap_or(self.config.ttl),
+            expires: now + draft.ttl.unwrap_or(self.config.ttl.as_duration()),
             state: PacketState::Queued,
             written: None,
             begun: None,
@@ -267,7 +267,7 @@ impl Mail {
                 return Err(format!("packet {serial} was written again to {node:x?}, not {to:x?}"));
             }
             let span = begun.since(first);
-            if span > self.config.resend_within {
+            if span > self.config.resend_within.as_duration() {
                 return Err(format!("packet {serial} was written again after {span:?}"));
             }
         }
@@ -406,7 +406,7 @@ impl Mail {
     pub(super) fn handle_asked(&mut self, now: Instant) -> Result<(), Violation> {
         self.totals.checks += 1;
         match self.asked.replace(now).map(|asked| now.since(asked)) {
-            Some(span) if span < self.config.patience => {
+            Some(span) if span < self.config.patience.as_duration() => {
                 Err(format!("a heartbeat {span:?} after one that is unanswered"))
             }
             _ => Ok(()),

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use meshbeat::sim::{Action, ConnId, Fault, How, Listening, SimConfig, SimNode};
 use meshbeat_core::backoff::BackoffConfig;
 use meshbeat_core::rng::Rng;
-use meshbeat_core::{Event, Instant, Link, LinkConfig};
+use meshbeat_core::{Event, Instant, Link, LinkConfig, Span};
 
 pub use audit::{Totals, Violation};
 pub use driver::Flaw;
@@ -135,7 +135,7 @@ impl World {
             rng: Rng::new(seed ^ 0x776F_726C_6421),
             wire,
             serial: link.serial.is_some(),
-            link: Link::new(link, seed).expect("settings that make sense"),
+            link: Link::new(link.check().expect("settings that make sense"), seed),
             node: SimNode::new(node, seed),
             conns: BTreeMap::new(),
             next_conn: 1,
@@ -436,7 +436,8 @@ impl World {
             false => return Ok(()),
         };
         for letter in senders.poll(self.now, self.link.node(), &others) {
-            let sent = self.link.send(self.now, letter.sender, &letter.payload(), letter.ttl);
+            let ttl = letter.ttl.map(Span::from);
+            let sent = self.link.send(self.now, letter.sender, &letter.payload(), ttl);
             self.audit.mail.handle_accepted(self.now, &letter, sent)?;
         }
         self.settle_link()
@@ -595,22 +596,24 @@ impl Drop for World {
 
 /// The longest wait that the back-off can have come to in an outage of this length.
 pub fn longest_wait(config: &BackoffConfig, outage: Duration) -> Duration {
-    let (mut wait, mut waited, mut step) = (Duration::ZERO, Duration::ZERO, config.first);
-    while waited <= outage && step < config.cap {
-        wait = step.mul_f64(1.2).min(config.cap);
+    let (mut step, cap) = (config.first.as_duration(), config.cap.as_duration());
+    let (mut wait, mut waited) = (Duration::ZERO, Duration::ZERO);
+    while waited <= outage && step < cap {
+        wait = step.mul_f64(1.2).min(cap);
         waited += step.mul_f64(0.8);
         step *= 2;
     }
-    if waited <= outage { config.cap } else { wait }
+    if waited <= outage { cap } else { wait }
 }
 
 /// The most attempts that the back-off allows within a span, the one at its beginning included.
 pub fn most_attempts(config: &BackoffConfig, span: Duration) -> u64 {
-    let (mut attempts, mut waited, mut step) = (0, Duration::ZERO, config.first);
+    let (mut step, cap) = (config.first.as_duration(), config.cap.as_duration());
+    let (mut attempts, mut waited) = (0, Duration::ZERO);
     while waited <= span {
         attempts += 1;
-        waited += step.min(config.cap).mul_f64(0.8);
-        step = (step * 2).min(config.cap);
+        waited += step.min(cap).mul_f64(0.8);
+        step = (step * 2).min(cap);
     }
     attempts
 }

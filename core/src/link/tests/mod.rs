@@ -16,7 +16,7 @@ use embedded_io::ErrorType;
 
 use super::outgoing::{DISCONNECT, want_config};
 use super::*;
-use crate::{frame, heartbeat};
+use crate::{LinkConfig, frame, heartbeat};
 
 /// A link with its transport: bytes it wrote, and how many it takes.
 struct Bench {
@@ -50,7 +50,7 @@ impl Write for Wire {
 
 impl Bench {
     fn new(config: LinkConfig) -> Self {
-        let link = Link::new(config, 1).unwrap();
+        let link = Link::new(config.check().unwrap(), 1);
         Self { link, wire: Wire::default(), now: Instant::ORIGIN }
     }
 
@@ -179,7 +179,7 @@ fn framed(payload: &[u8]) -> Vec<u8> {
 }
 
 fn complete(nonce: u32) -> Vec<u8> {
-    let (mut payload, len) = want_config(nonce);
+    let mut payload = want_config(nonce);
     payload[0] = 0x38;
-    payload[..len].to_vec()
+    payload.to_vec()
 }

@@ -189,7 +189,7 @@ fn a_full_queue_is_tried_again_under_a_fresh_id() {
 fn what_is_refused_to_its_end_is_refused_and_not_expired() {
     let mut bench = Bench::settled();
     let payload = packet(TEXT_PORT, ALL, false, 5);
-    let ttl = Some(Duration::from_secs(60));
+    let ttl = Some(Span::from_secs(60));
     let id = bench.link.send(bench.now, 0, &payload, ttl).unwrap();
     bench.drain();
     bench.receive(&status(9, 15, id));

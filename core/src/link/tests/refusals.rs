@@ -43,7 +43,7 @@ impl Bench {
 
 /// A serial line that is up at node 7, in quiet.
 fn serial() -> Bench {
-    let mut bench = Bench::new(LinkConfig::serial());
+    let mut bench = Bench::new(LinkConfig::SERIAL);
     bench.link.open(bench.now);
     bench.link.handle_opened(bench.now);
     bench.wait(2000);
@@ -192,7 +192,7 @@ fn a_full_queue_told_in_flight_makes_the_barrier_worthless() {
 #[test]
 fn no_barrier_within_a_second_of_the_handshake() {
     let mut config = LinkConfig::default();
-    config.outbox.patience = Duration::from_millis(100);
+    config.outbox.patience = Span::from_millis(100);
     let mut bench = Bench::up(config);
     bench.written();
     let id = bench.text(0);
@@ -406,7 +406,7 @@ fn a_barrier_behind_a_repeat_on_a_serial_line_proves_nothing() {
 fn a_packet_that_the_transport_does_not_take_becomes_too_old_like_any_other() {
     let mut bench = Bench::settled();
     bench.wire.takes = Some(0);
-    let ttl = Some(Duration::from_secs(5));
+    let ttl = Some(Span::from_secs(5));
     let id = bench.link.send(bench.now, 0, &packet(TEXT_PORT, ALL, false, 0), ttl).unwrap();
     bench.drain();
     bench.wait(4900);

@@ -15,8 +15,8 @@ fn a_session_begins_with_heartbeat_and_question() {
     bench.link.handle_opened(bench.now);
     bench.at(0, "opened");
     let nonce = bench.asked_nonce();
-    let (question, len) = want_config(nonce);
-    assert_eq!(bench.written(), [heartbeat::PLAIN.to_vec(), question[..len].to_vec()]);
+    let question = want_config(nonce);
+    assert_eq!(bench.written(), [heartbeat::PLAIN.to_vec(), question.to_vec()]);
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn tcp_may_pause_in_mid_frame_and_serial_may_not() {
     tcp.at(1900, "");
     assert_eq!(tcp.receive(&[]), Vec::<Vec<u8>>::new());
 
-    let mut serial = Bench::new(LinkConfig::serial());
+    let mut serial = Bench::new(LinkConfig::SERIAL);
     serial.link.open(serial.now);
     serial.link.handle_opened(serial.now);
     serial.at(0, "opened");
@@ -277,7 +277,7 @@ fn tcp_may_pause_in_mid_frame_and_serial_may_not() {
 
 #[test]
 fn a_serial_node_is_woken_first() {
-    let mut bench = Bench::new(LinkConfig::serial());
+    let mut bench = Bench::new(LinkConfig::SERIAL);
     bench.link.open(bench.now);
     bench.link.handle_opened(bench.now);
     bench.at(99, "opened");
@@ -294,7 +294,7 @@ fn a_serial_node_that_restarts_is_asked_again() {
     bench.at(10, "");
     assert!(bench.link.state().is_up(), "TCP never sends it");
 
-    let mut serial = Bench::new(LinkConfig::serial());
+    let mut serial = Bench::new(LinkConfig::SERIAL);
     serial.link.open(serial.now);
     serial.link.handle_opened(serial.now);
     serial.at(100, "opened");

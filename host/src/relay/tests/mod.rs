@@ -31,6 +31,8 @@ struct Bench {
     now: Instant,
     conn: Option<ConnId>,
     conns: u64,
+    /// Bytes of the node that are read at once.
+    reads: usize,
     clients: BTreeMap<ClientId, Client>,
 }
 
@@ -61,11 +63,12 @@ impl Bench {
         link_config.outbox.quota = 100;
         Self {
             relay: Relay::new(config, 7, 1_763_000_000_000),
-            link: Link::new(link_config, 1).unwrap(),
+            link: Link::new(link_config.check().unwrap(), 1),
             node: SimNode::new(node, 1),
             now: Instant::ORIGIN,
             conn: None,
             conns: 0,
+            reads: usize::MAX,
             clients: BTreeMap::new(),
         }
     }
@@ -214,7 +217,8 @@ impl Bench {
 
     fn read_node(&mut self) -> bool {
         let Some(conn) = self.conn else { return false };
-        let bytes = self.node.poll_transmit(self.now, conn).to_vec();
+        let mut bytes = self.node.poll_transmit(self.now, conn).to_vec();
+        bytes.truncate(self.reads);
         self.node.consume(self.now, conn, bytes.len());
         let mut rest = &bytes[..];
         while !rest.is_empty() {

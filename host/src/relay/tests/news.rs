@@ -1,5 +1,7 @@
 //! From the node to clients: who gets what.
 
+use meshbeat_core::outbox::PacketEvent;
+
 use super::*;
 
 #[test]
@@ -135,6 +137,38 @@ fn tell(bench: &mut Bench, variant: Variant) {
     let message = peek::FromRadio::peek(&payload).unwrap();
     bench.relay.handle_frame(bench.now, &payload, message, false);
     bench.settle();
+}
+
+#[test]
+fn another_nodes_error_does_not_stand_in_for_the_word_about_a_packets_end() {
+    // One that is refused by number alone, and one that becomes too old before it is written.
+    for (refused, end) in [(true, "routing 8 NO_CHANNEL"), (false, "routing 8 NO_INTERFACE")] {
+        let ttl = Some(Duration::from_secs(60));
+        let config = RelayConfig { ttl, notify: false, ..RelayConfig::default() };
+        let mut bench = Bench::up_with(plain(), config);
+        let client = bench.configured();
+        bench.break_link(600_000);
+        bench.run(1_000);
+        bench.text(client, 8, "hi");
+        if refused {
+            let state = PacketState::Refused(routing::Error::NoChannel as i32);
+            let event = PacketEvent { id: 8, wire_id: 8, sender: 0, state };
+            bench.relay.handle_event(bench.now, Event::Packet(event));
+        }
+        let error = routing::Variant::ErrorReason(routing::Error::NoResponse as i32);
+        let error = Routing { variant: Some(error) }.encode_to_vec();
+        let mut error = data_packet(bench.node.node_num(), 1, PortNum::RoutingApp, error);
+        error.from = 2;
+        if let Some(mesh_packet::PayloadVariant::Decoded(data)) = &mut error.payload_variant {
+            data.request_id = 8;
+        }
+        tell(&mut bench, Variant::Packet(error));
+        assert_eq!(bench.words(client), ["status 8 res 0 free 16", "routing 8 NO_RESPONSE"]);
+        bench.run(70_000);
+        let words = bench.words(client);
+        assert_eq!(words.iter().filter(|word| word.starts_with("routing")).count(), 1, "{words:?}");
+        assert!(words.contains(&end.to_owned()), "{words:?}");
+    }
 }
 
 #[test]

@@ -240,6 +240,23 @@ fn an_error_about_a_packet_that_is_tried_again_is_not_told() {
 }
 
 #[test]
+fn an_error_read_after_the_status_by_which_a_packet_is_tried_again_is_not_told() {
+    let mut bench = Bench::up();
+    let (client, other) = (bench.configured(), bench.configured());
+    let duty_cycle = routing::Error::DutyCycleLimit as i32;
+    bench.node.inject(bench.now, sim::Fault::RefuseN(vec![duty_cycle]));
+    // The status and the error behind it come in reads of their own.
+    bench.reads = 1;
+    bench.text(client, 60, "hi");
+    bench.run(600_000);
+    assert_eq!(bench.relay.fate(60), Some(PacketState::Confirmed));
+    for client in [client, other] {
+        let words = bench.words(client);
+        assert!(!words.iter().any(|word| word.starts_with("routing")), "{words:?}");
+    }
+}
+
+#[test]
 fn a_file_transfer_is_cancelled_while_the_node_is_away_and_nothing_else_is() {
     let mut bench = Bench::up_with(plain(), RelayConfig { notify: false, ..Default::default() });
     let client = bench.configured();

@@ -174,7 +174,7 @@ impl World {
         self.says(&["configuring -> waiting"]);
         self.node.resume();
         self.says(&["configuring -> up"]);
-        self.says(&["Configured", "gap: Some("]);
+        self.says(&["Configured", "last_heard: Some("]);
     }
 
     /// QEMU loses its connection, is refused, and dials again.

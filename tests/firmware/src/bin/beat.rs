@@ -4,7 +4,7 @@
 #![no_main]
 
 use heapless::Vec;
-use meshbeat_core::LinkConfig;
+use meshbeat_core::Checked;
 use meshbeat_core::config::Ask;
 use meshbeat_core::peek::{Data, FromRadio, Packet};
 
@@ -15,12 +15,12 @@ use meshbeat_firmware::report::{self, Text};
 /// The port number of texts.
 const TEXT: i32 = 1;
 
+/// It has no use for the other nodes.
+const CONFIG: Checked = client::impatient(Ask::ConfigOnly);
+
 #[entry]
 fn main() -> ! {
-    let mut config: LinkConfig = client::impatient();
-    // It has no use for the other nodes.
-    config.handshake.ask = Ask::ConfigOnly;
-    client::run(config, handle_frame)
+    client::run(CONFIG, handle_frame)
 }
 
 fn handle_frame(frame: Frame<'_>) -> Answer {

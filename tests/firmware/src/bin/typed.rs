@@ -4,6 +4,8 @@
 #![no_main]
 
 use heapless::Vec;
+use meshbeat_core::Checked;
+use meshbeat_core::config::Ask;
 use meshbeat_core::peek::{self, FromRadio};
 use meshbeat_proto::{Data, MeshPacket, NodeInfo, PortNum, ToRadio};
 use meshbeat_proto::{from_radio, mesh_packet, text, to_radio};
@@ -13,12 +15,13 @@ use meshbeat_firmware::board::{self, entry, heap};
 use meshbeat_firmware::client::{self, Answer, Frame};
 use meshbeat_firmware::report::{self, Text};
 
+const CONFIG: Checked = client::impatient(Ask::Full);
 const BROADCAST: u32 = u32::MAX;
 
 #[entry]
 fn main() -> ! {
     heap::start();
-    client::run(client::impatient(), handle_frame)
+    client::run(CONFIG, handle_frame)
 }
 
 fn handle_frame(frame: Frame<'_>) -> Answer {
