@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Checks what Cargo.lock and fuzz/Cargo.lock bring in.
+"""Checks what the lock files of the workspace, of fuzz and of tests/firmware bring in.
 
 Every package has a permissive licence, none declares a newer Rust than the workspace, which
-states its own in one place (fuzz, outside the workspace, has to repeat it). Exit code 1 and one
+states its own in one place (fuzz and firmware, outside the workspace, have to repeat it). Exit code 1 and one
 line for each package that is wrong.
 """
 
@@ -27,7 +27,7 @@ def main() -> int:
         return 1
     packages = {}
     wrong = []
-    for manifest in ("Cargo.toml", "fuzz/Cargo.toml"):
+    for manifest in ("Cargo.toml", "fuzz/Cargo.toml", "tests/firmware/Cargo.toml"):
         metadata = cargo_metadata(manifest)
         own = set(metadata["workspace_members"])
         for package in metadata["packages"]:
