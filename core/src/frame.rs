@@ -71,10 +71,10 @@ pub fn encode<'a>(payload: &[u8], out: &'a mut [u8]) -> Result<&'a [u8], EncodeE
     let len = FrameLen::new(payload.len()).ok_or(EncodeError::TooLong(payload.len()))?;
     let too_small = EncodeError::BufferTooSmall(len.frame());
     let frame = out.get_mut(..len.frame()).ok_or(too_small)?;
-    // Not `copy_from_slice`, which would link a panic for lengths that differ; these do not.
-    let bytes = len.header();
-    for (to, from) in frame.iter_mut().zip(bytes.iter().chain(payload)) {
-        *to = *from;
+    if let Some((header, body)) = frame.split_first_chunk_mut::<HEADER_LEN>() {
+        *header = len.header();
+        // Not `copy_from_slice`, which links a panic for lengths that differ; these do not.
+        body.iter_mut().zip(payload).for_each(|(to, from)| *to = *from);
     }
     Ok(frame)
 }

@@ -7,7 +7,8 @@
 //! 2. make one `handle_*` call (after [`Link::handle_timeout`] on a serial line, also
 //!    [`Link::handle_bytes`] with an empty slice);
 //! 3. drain [`Link::poll_event`];
-//! 4. drain [`Link::poll_transmit`] until it says blocked or empty;
+//! 4. drain [`Link::poll_transmit`] until it says blocked or empty, and [`Link::poll_event`] again:
+//!    a packet counts as sent, and goodbye as said, when it is written;
 //! 5. ask [`Link::poll_timeout`];
 //! 6. go to 1.
 
@@ -493,7 +494,10 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
 
     fn heard_frame(&mut self, now: Instant, message: FromRadio<'static>) {
         self.stats.frames_in = self.stats.frames_in.wrapping_add(1);
-        if let State::Configuring { asked: Asked::With { last_frame, .. }, .. } = &mut self.state {
+        // What the mesh says is no sign that the question was heard.
+        if let State::Configuring { asked: Asked::With { last_frame, .. }, .. } = &mut self.state
+            && message.is_configuration()
+        {
             *last_frame = now;
         }
         match (self.state, message) {
@@ -521,6 +525,7 @@ impl<const OUTBOX: usize> Link<OUTBOX> {
                 if self.serial.is_some() =>
             {
                 self.push(Event::Rebooted);
+                self.last_heard = Some(now);
                 self.outbox.handle_lost();
                 self.enter(State::Configuring { opened, asked: self.ask(now) });
             }

@@ -105,7 +105,7 @@ pub enum Asked {
         nonce: u32,
         /// When it was written.
         since: Instant,
-        /// When the last frame arrived, or the question was written.
+        /// When the last frame of an answer arrived, or the question was written.
         last_frame: Instant,
     },
 }

@@ -108,6 +108,16 @@ impl<'a> FromRadio<'a> {
         Seen::from_radio(payload).map(|seen| seen.message(payload))
     }
 
+    /// Whether it is one of the variants by which a node answers `want_config_id`.
+    pub const fn is_configuration(&self) -> bool {
+        match self {
+            Self::MyInfo(_) | Self::ConfigComplete(_) => true,
+            // Not log records, files, MQTT messages and notifications.
+            Self::Other(number) => !matches!(*number, 6 | 12 | 14 | 16),
+            _ => false,
+        }
+    }
+
     /// The variant's name as in the schema, `unknown` for none or a new one.
     pub const fn name(&self) -> &'static str {
         match self {

@@ -70,9 +70,24 @@ fn a_handshake_that_never_ends_is_given_up() {
     bench.at(0, "opened");
     for second in 1..300 {
         bench.at(second * 1000, "");
-        bench.receive(&framed(TEXT));
+        bench.receive(&framed(b"\x22\x02\x08\x07")); // A node_info.
     }
     bench.at(300_000, "lost: handshake never completed");
+}
+
+/// The question may have been lost on a serial line; the mesh goes on talking.
+#[test]
+fn a_busy_mesh_is_no_answer_to_the_question() {
+    let mut bench = Bench::new(LinkConfig::default());
+    bench.link.open(bench.now);
+    bench.link.handle_opened(bench.now);
+    bench.at(0, "opened");
+    for second in 1..12 {
+        bench.at(second * 1000, "");
+        bench.receive(&framed(TEXT));
+        bench.receive(&framed(b"\x32\x04\x0A\x02hi")); // A log record.
+    }
+    bench.at(12_000, "lost: handshake stalled");
 }
 
 #[test]
@@ -306,6 +321,13 @@ fn a_serial_node_that_restarts_is_asked_again() {
     assert!(serial.written().is_empty(), "2 s after the question before");
     serial.at(2100, "");
     assert_eq!(serial.written().len(), 1, "want_config_id alone");
+    serial.shake_hands(7);
+    let seen = core::iter::from_fn(|| serial.link.poll_event()).last();
+    let last_heard = Some(Instant::from_millis(1000));
+    assert!(
+        matches!(seen, Some(Event::Configured { last_heard: at, .. }) if at == last_heard),
+        "the gap begins with the restart, not with a loss of long ago: {seen:?}"
+    );
 }
 
 #[test]
