@@ -24,8 +24,9 @@ mod register {
     pub(super) const SEED: *const u64 = 0x4000_D508 as *const u64;
     pub(super) const FRAME: *mut usize = 0x4000_E000 as *mut usize;
     pub(super) const ALARM: *mut u64 = 0x4000_8548 as *mut u64;
-    /// Somebody wants to send what stands behind its length.
-    pub(super) const OUTGOING: *const [u8; 64] = 0x4000_F000 as *const [u8; 64];
+    /// How long the packet is that somebody wants to send, and the packet.
+    pub(super) const LENGTH: *const usize = 0x4000_F000 as *const usize;
+    pub(super) const OUTGOING: *const u8 = 0x2000_3000 as *const u8;
 }
 
 struct Uart;
@@ -75,11 +76,12 @@ extern "C" fn main() -> ! {
     link.open(Instant::ORIGIN);
     loop {
         // SAFETY: registers; this program is not run.
-        let (millis, outgoing) =
-            unsafe { (read_volatile(register::MILLIS), read_volatile(register::OUTGOING)) };
+        let (millis, length) =
+            unsafe { (read_volatile(register::MILLIS), read_volatile(register::LENGTH)) };
         let now = Instant::from_millis(millis);
-        let [len, payload @ ..] = &outgoing;
-        if let Some(payload) = payload.get(..usize::from(*len)) {
+        if length > 0 {
+            // SAFETY: this program is not run.
+            let payload = unsafe { core::slice::from_raw_parts(register::OUTGOING, length) };
             let _ = link.send(now, 0, payload, None);
         }
         let next = turn(link, &mut Uart, now, |payload| {
