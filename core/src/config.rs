@@ -45,8 +45,8 @@ pub struct LinkConfig {
 pub struct HandshakeConfig {
     /// What it asks for. Default everything.
     pub ask: Ask,
-    /// How long it may stand without a frame of the configuration. Default 12 s, for an ESP32 can be away for 10 s;
-    /// 100 ms to 2 min.
+    /// How long it may stand without a frame of the configuration. Default 12 s, for an ESP32 can be
+    /// away for 10 s; 100 ms to 2 min.
     pub silence: Span,
     /// How long it may take as a whole. Default 5 min, as the Python client waits; at least
     /// `silence`, at most 1 h.

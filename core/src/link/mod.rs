@@ -103,6 +103,7 @@ pub struct Link<const OUTBOX: usize = 0> {
 
 impl<const OUTBOX: usize> Link<OUTBOX> {
     /// A link at rest. Equal seeds and equal calls give equal behaviour.
+    // Inline, as what makes its parts is: else each part is on the stack once more while it is made.
     #[inline(always)]
     pub fn new(config: Checked, seed: u64) -> Self {
         let config = config.config();
