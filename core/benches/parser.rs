@@ -200,7 +200,7 @@ fn parse(stream: &[u8], slice: usize, accept: impl Fn(&[u8]) -> bool) {
     for slice in black_box(stream).chunks(slice) {
         let mut at = 0;
         loop {
-            let decoded = decoder.decode(slice.get(at..).unwrap_or(&[]));
+            let decoded = decoder.decode(&slice[at..]);
             at += decoded.taken;
             match decoded.item {
                 Some(Item::Frame(payload)) if accept(payload) => _ = black_box(payload),

@@ -173,6 +173,7 @@ impl Decoder {
             return None;
         }
         let len = whole_frame(input)?;
+        touch_ahead(input);
         self.last = Last::Given(len);
         Some(len)
     }
@@ -304,6 +305,16 @@ fn whole_frame(bytes: &[u8]) -> Option<FrameLen> {
     let header = u32::from_be_bytes(*bytes.first_chunk()?);
     let len = FrameLen::new(header.wrapping_sub(EMPTY_FRAME) as usize)?;
     (bytes.len() >= len.frame()).then_some(len)
+}
+
+/// Has the processor fetch what lies a few frames on. It cannot guess where the next header is, so
+/// out of a stream that its nearest cache does not hold it would wait for each.
+#[inline]
+fn touch_ahead(bytes: &[u8]) {
+    const AHEAD: usize = 768;
+    if cfg!(target_pointer_width = "64") {
+        core::hint::black_box(bytes.get(AHEAD).copied());
+    }
 }
 
 /// The header of a frame without payload.
