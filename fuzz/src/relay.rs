@@ -8,8 +8,8 @@ mod words;
 
 use core::convert::Infallible;
 use core::time::Duration;
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use embedded_io::{ErrorType, Write};
 use meshbeat::relay::admission::Policy;
@@ -99,6 +99,10 @@ struct Bench {
     clients: Vec<Client>,
     /// Packets in the outbox: whose each is, and its id there if that is known.
     live: BTreeMap<u32, (ClientId, Option<u32>)>,
+    /// The ids under which the node has them.
+    wire_ids: BTreeMap<u32, u32>,
+    /// Ids under which the node refused what was then tried again under others.
+    refused_ids: BTreeSet<u32>,
     /// Packets that were taken in this turn, in order.
     taken: Vec<(u16, u32)>,
     /// Nothing follows but the end.
@@ -122,6 +126,8 @@ impl Bench {
             node: Node::default(),
             clients: Vec::new(),
             live: BTreeMap::new(),
+            wire_ids: BTreeMap::new(),
+            refused_ids: BTreeSet::new(),
             taken: Vec::new(),
             is_ending: false,
         };
@@ -451,10 +457,24 @@ impl Bench {
             request_id,
             ..<_>::default()
         };
-        self.node.replied = (error % 40 != 0).then_some(request_id);
+        let is_error = error % 40 != 0;
+        self.node.replied = is_error.then_some(request_id);
+        let before = self.queued();
         self.hear(&reply.heard());
+        if is_error && request_id != 0 && self.relay.snapshot().map(Snapshot::node) == Some(from) {
+            let after = self.queued();
+            let told =
+                after.iter().filter(|(id, bytes)| before.get(id).is_some_and(|it| it < bytes));
+            let most = usize::from(!self.refused_ids.contains(&request_id));
+            assert!(told.count() <= most, "told of {request_id:#x}: {before:?}, {after:?}");
+        }
         self.drain_link();
         self.node.replied = None;
+    }
+
+    /// How many bytes wait for each client.
+    fn queued(&self) -> BTreeMap<ClientId, usize> {
+        self.relay.clients().map(|status| (status.id, status.queued_bytes)).collect()
     }
 
     /// Frames that were not made here may be taken for whatever they resemble.
@@ -575,6 +595,9 @@ impl Bench {
 
     fn note_packet(&mut self, event: PacketEvent) {
         let PacketEvent { id, sender, state, wire_id } = event;
+        let known = self.wire_ids.insert(id, wire_id);
+        self.refused_ids.remove(&wire_id);
+        self.refused_ids.extend(known.filter(|known| *known != wire_id));
         if let Entry::Vacant(place) = self.live.entry(id) {
             assert_eq!(state, PacketState::Queued, "{event:?}");
             place.insert((ClientId(sender.into()), None));
@@ -584,6 +607,7 @@ impl Bench {
         if !state.is_final() {
             return;
         }
+        self.wire_ids.remove(&id);
         let (owner, known) = self.live.remove(&id).expect("it is there");
         let owner = self.clients.iter_mut().find(|client| client.id == owner);
         if let (Some(client), Some(id)) = (owner, known)

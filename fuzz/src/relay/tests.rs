@@ -91,3 +91,19 @@ fn an_unasked_handshake_would_be_found() {
     bench.settle();
     bench.play(&[9, 0]);
 }
+
+#[test]
+fn an_error_is_for_one_client_and_none_if_the_packet_is_tried_again() {
+    for (res, told) in [(6, 1), (4, 0)] {
+        let mut bench = bench(0);
+        // Two clients have the configuration; the node no longer answers; the first sends a text.
+        bench.play(&[0, 0, 0, 0, 2, 0, 0x1E, 2, 1, 0x1E, 9, 0, 9, 1, 31, 1, 4, 0, 5, 0]);
+        bench.play(&[17, res, 3, 0]);
+        let before = bench.queued();
+        bench.play(&[18, 0, 9, 0]);
+        let after = bench.queued();
+        let count = before.iter().filter(|(id, bytes)| after[id] > **bytes).count();
+        assert_eq!((count, bench.refused_ids.len()), (told, 1 - told), "res {res}");
+        bench.finish();
+    }
+}
