@@ -53,9 +53,6 @@ pub const fn impatient(ask: Ask) -> Checked {
     config.heartbeat.mute = Span::from_millis(1_000);
     config.heartbeat.keepalive = Span::from_millis(5_000);
     config.handshake.silence = Span::from_millis(2_000);
-    // Live packets count as frames of a handshake: while they come, a question that was lost is
-    // asked again only after this.
-    config.handshake.limit = Span::from_millis(8_000);
     config.handshake.gap = Span::from_millis(100);
     config.backoff.first = Span::from_millis(100);
     config.backoff.cap = Span::from_millis(500);

@@ -71,7 +71,7 @@ impl Line {
             let mut buf = [0; 4096];
             while let Ok(count @ 1..) = stream.read(&mut buf) {
                 each_item(&mut decoder, &buf[..count], |item| match item {
-                    Item::Frame(payload) => tap.tell_board(&encode(payload), payload),
+                    Item::Frame(payload) => tap.tell_board(&framed(payload), payload),
                     Item::Noise(bytes) => panic!("the node wrote {bytes:02x?}"),
                 });
             }
@@ -107,7 +107,7 @@ impl Line {
     /// When the board is not plugged in.
     pub fn inject(&self, bytes: &[u8], message: &FromRadio) {
         let payload = message.encode_to_vec();
-        let bytes = [bytes, &encode(&payload)].concat();
+        let bytes = [bytes, &framed(&payload)].concat();
         assert!(lock(&self.tap.board).is_some(), "the board is plugged in");
         self.tap.tell_board(&bytes, &payload);
     }
@@ -180,9 +180,13 @@ fn listen(port: u16) -> TcpListener {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("a free port")
 }
 
-fn encode(payload: &[u8]) -> Vec<u8> {
+/// A payload as a frame.
+///
+/// # Panics
+/// When it has more than 512 bytes.
+pub fn framed(payload: &[u8]) -> Vec<u8> {
     let mut out = [0; frame::MAX_FRAME];
-    frame::encode(payload, &mut out).expect("it came in a frame").to_vec()
+    frame::encode(payload, &mut out).expect("it fits a frame").to_vec()
 }
 
 fn each_item(decoder: &mut Decoder, mut bytes: &[u8], mut handle: impl FnMut(Item<'_>)) {

@@ -1,13 +1,17 @@
 //! The link on two boards, in QEMU, beside a simulated node: whatever happens to node and wire, it
 //! is up again, and says so.
 
+use meshbeat_core::frame::MAX_PAYLOAD;
+use meshbeat_core::peek;
 use meshbeat_firmware_host::board::{Board, CORTEX_M3, Kind, RISC_V};
 use meshbeat_firmware_host::build::{self, Flavour};
-use meshbeat_firmware_host::line::Line;
+use meshbeat_firmware_host::line::{Line, framed};
 use meshbeat_firmware_host::node::Node;
 use meshbeat_proto::{
-    Data, FromRadio, MeshPacket, PortNum, ToRadio, from_radio, mesh_packet, text, to_radio,
+    Data, FromRadio, MeshPacket, ModuleConfig, PortNum, RemoteHardwarePin, ToRadio, from_radio,
+    mesh_packet, module_config, text, to_radio,
 };
+use prost::Message as _;
 
 /// A sender of texts that the test makes up.
 const FRIEND: u32 = 0xF00D_CAFE;
@@ -247,7 +251,31 @@ fn talk_typed(kind: Kind) {
     assert_eq!(told.len(), 13, "itself and twelve others");
     assert_eq!(printed, told);
     assert!(told.iter().any(|line| line.ends_with('\u{fffd}')), "{told:#?}");
+    world.line.inject(&[refused_by_prost(), longest_list()].concat(), &friend_says("still there?"));
     world.ends();
+}
+
+/// A node info with a group that begins as number 20 and ends as number 21: the link skips it.
+fn refused_by_prost() -> Vec<u8> {
+    let payload = b"\x22\x00\xA3\x01\xAC\x01";
+    assert!(peek::FromRadio::peek(payload).is_some() && FromRadio::decode(&payload[..]).is_err());
+    framed(payload)
+}
+
+/// As many pins as 512 bytes can name, which decode to more than any other message of that size,
+/// and a node info that takes their place.
+fn longest_list() -> Vec<u8> {
+    let hardware = module_config::RemoteHardwareConfig {
+        available_pins: vec![RemoteHardwarePin::default(); 252],
+        ..Default::default()
+    };
+    let hardware = module_config::PayloadVariant::RemoteHardware(hardware);
+    let config = ModuleConfig { payload_variant: Some(hardware) };
+    let config = from_radio::PayloadVariant::ModuleConfig(config);
+    let pins = FromRadio { id: 0, payload_variant: Some(config) }.encode_to_vec();
+    let payload = [&pins, &b"\x22\x00"[..]].concat();
+    assert_eq!(payload.len(), MAX_PAYLOAD);
+    framed(&payload)
 }
 
 /// What the core logs comes out of the target, decoded: each state, old and new.

@@ -6,8 +6,8 @@
 use heapless::Vec;
 use meshbeat_core::Checked;
 use meshbeat_core::config::Ask;
-use meshbeat_core::peek::{self, FromRadio};
-use meshbeat_proto::{Data, MeshPacket, NodeInfo, PortNum, ToRadio};
+use meshbeat_core::peek;
+use meshbeat_proto::{Data, FromRadio, MeshPacket, NodeInfo, PortNum, ToRadio};
 use meshbeat_proto::{from_radio, mesh_packet, text, to_radio};
 use prost::Message;
 
@@ -26,8 +26,10 @@ fn main() -> ! {
 
 fn handle_frame(frame: Frame<'_>) -> Answer {
     match frame.message {
-        FromRadio::Other(peek::NODE_INFO) => tell_node(frame.payload),
-        FromRadio::Packet(packet) if packet.data.is_some_and(|data| data.payload == b"goodbye") => {
+        peek::FromRadio::Other(peek::NODE_INFO) => tell_node(frame.payload),
+        peek::FromRadio::Packet(packet)
+            if packet.data.is_some_and(|data| data.payload == b"goodbye") =>
+        {
             return Answer::Goodbye;
         }
         _ => {}
@@ -36,11 +38,10 @@ fn handle_frame(frame: Frame<'_>) -> Answer {
 }
 
 fn tell_node(payload: &[u8]) {
-    // The link has validated the payload as deep as the known fields go, so this is our bug.
-    let message =
-        meshbeat_proto::FromRadio::decode(payload).expect("a payload is what prost takes");
+    // The link looks at the fields that are known; prost may refuse what is among the others.
+    let message = FromRadio::decode(payload).ok().and_then(|message| message.payload_variant);
     if let Some(from_radio::PayloadVariant::NodeInfo(NodeInfo { num, user: Some(user), .. })) =
-        message.payload_variant
+        message
     {
         let name = text(&user.long_name);
         report::line(format_args!("node !{num:08x}: {}", Text(name.as_bytes())));

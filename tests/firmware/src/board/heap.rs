@@ -2,7 +2,8 @@
 
 use embedded_alloc::LlffHeap;
 
-/// The largest message decodes to about 2 KB; a few of them and what is being encoded fit.
+/// A payload decodes to 5 KB at most, a list of pins without names, and half as much again while
+/// that list grows.
 const SIZE: usize = 16 * 1024;
 
 #[global_allocator]
