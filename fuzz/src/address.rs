@@ -1,9 +1,10 @@
-//! Addresses and policies as a person types them: no panic, what is written again is read as the
+//! Addresses, destinations and policies as a person types them: no panic, what is written again is read as the
 //! same, and what is refused is refused in one line that can be printed as it is.
 
 use core::fmt::{Debug, Display};
 use core::str::FromStr;
 
+use meshbeat::dest::Dest;
 use meshbeat::doors::ListenAddr;
 use meshbeat::node::NodeAddr;
 use meshbeat::relay::admission::Policy;
@@ -18,6 +19,7 @@ pub fn run(data: &[u8]) {
     for text in [&*text, text.trim_ascii()] {
         check::<NodeAddr>(text);
         check::<ListenAddr>(text);
+        check::<Dest>(text);
         check::<Policy>(text);
     }
 }

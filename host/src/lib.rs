@@ -26,6 +26,7 @@
 
 // In the order of dependency: a module uses those above it.
 pub mod node;
+pub mod dest;
 pub mod clock;
 pub mod lines;
 pub mod socket;

@@ -14,6 +14,7 @@ use meshbeat_core::heartbeat::Answers;
 use meshbeat_core::link::{Event, State};
 use serde_json::{Map, Value, json};
 
+use crate::dest::node_id;
 use crate::relay::Relay;
 use crate::report::span;
 use crate::upstream::HostLink;
@@ -197,7 +198,7 @@ impl StatusTracker {
                 "up": self.up,
                 "state": state,
                 "since_seconds": age(self.changed),
-                "node": link.node().map(|node| format!("!{node:08x}")),
+                "node": link.node().map(node_id),
                 "session_seconds": link.state().opened().map(age),
                 "reason": self.fault.map(|fault| fault.to_string()),
                 "next_attempt_seconds": self.retry_at.map(|at| seconds(at.since(now))),

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal as _, Read, Write};
 use std::path::PathBuf;
 
+use meshbeat::dest::node_id;
 use meshbeat::lines::Lines;
 use meshbeat_core::decoder::{Decoder, Item};
 use meshbeat_core::peek::FromRadio;
@@ -162,16 +163,17 @@ impl<W: Write> Capture<W> {
 
 /// What is worth knowing of a message at a glance.
 fn details(message: &FromRadio<'_>) -> serde_json::Value {
-    let node = |number: u32| format!("!{number:08x}");
     match message {
         FromRadio::Packet(packet) => match packet.data {
             Some(data) => json!({
-                "from": node(packet.from), "to": node(packet.to), "id": packet.id,
+                "from": node_id(packet.from), "to": node_id(packet.to), "id": packet.id,
                 "port": data.port, "request_id": data.request_id,
             }),
-            None => json!({ "from": node(packet.from), "to": node(packet.to), "id": packet.id }),
+            None => {
+                json!({ "from": node_id(packet.from), "to": node_id(packet.to), "id": packet.id })
+            }
         },
-        FromRadio::MyInfo(info) => json!({ "node": node(info.node), "reboots": info.reboots }),
+        FromRadio::MyInfo(info) => json!({ "node": node_id(info.node), "reboots": info.reboots }),
         FromRadio::ConfigComplete(nonce) => json!({ "nonce": nonce }),
         FromRadio::QueueStatus(status) => json!({
             "res": status.res, "free": status.free, "maxlen": status.maxlen, "id": status.id,

@@ -3,12 +3,13 @@
 use core::time::Duration;
 use std::io::{self, Write as _};
 
+use meshbeat::dest::node_id;
 use meshbeat_proto::config::lo_ra_config::{ModemPreset, RegionCode};
 use meshbeat_proto::{HardwareModel, text};
 use serde_json::json;
 
 use crate::args::{NodeArgs, TcpArgs};
-use crate::commands::names::{channel_name, enum_name, node_id, printable};
+use crate::commands::names::{channel_name, enum_name, printable};
 use crate::commands::reach::ask;
 use crate::commands::snapshot::Snapshot;
 use crate::commands::unless_broken_pipe;
@@ -75,7 +76,7 @@ fn print(found: &Snapshot, as_json: bool) -> io::Result<()> {
         (Some(long), Some(short)) => format!("{long} ({short})"),
         _ => unknown(),
     };
-    writeln!(out, "node      !{number:08x}")?;
+    writeln!(out, "node      {}", node_id(number))?;
     writeln!(out, "name      {}", printable(&name))?;
     writeln!(out, "hardware  {}", or_unknown(hardware))?;
     writeln!(out, "firmware  {}", printable(&or_unknown(firmware.map(Into::into))))?;

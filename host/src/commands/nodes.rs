@@ -4,12 +4,13 @@ use core::cmp::Reverse;
 use core::time::Duration;
 use std::io::{self, Write as _};
 
+use meshbeat::dest::node_id;
 use meshbeat_proto::{HardwareModel, NodeInfo, text};
 use serde_json::json;
 use unicode_width::UnicodeWidthStr as _;
 
 use crate::args::{NodeArgs, TcpArgs};
-use crate::commands::names::{enum_name, node_id, printable};
+use crate::commands::names::{enum_name, printable};
 use crate::commands::reach::ask;
 use crate::commands::snapshot::Snapshot;
 use crate::commands::{unix_time, unless_broken_pipe};

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use meshbeat::dest::{BROADCAST, node_id};
 use meshbeat_proto::{
     Data, HardwareModel, MeshPacket, NeighborInfo, PortNum, Position, RouteDiscovery, Routing,
     User, Waypoint, mesh_packet, routing, text,
@@ -12,7 +13,7 @@ use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, Value};
 use serde_json::{Map, json};
 
-use crate::commands::names::{BROADCAST, channel_name, enum_name, node_id, printable};
+use crate::commands::names::{channel_name, enum_name, printable};
 use crate::commands::snapshot::Snapshot;
 
 /// What a packet says, as far as its port number is known here.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use log::debug;
 use meshbeat::daemon::{self, Question};
+use meshbeat::dest::{BROADCAST, Dest};
 use meshbeat::event_loop::{FIRST_PROGRAM_TOKEN, Program};
 use meshbeat::report::span;
 use meshbeat::upstream::HostLink;
@@ -25,7 +26,7 @@ use serde_json::Value;
 
 use crate::args::{NodeArgs, TcpArgs};
 use crate::commands::link_log::LinkLog;
-use crate::commands::names::{BROADCAST, Dest, channel_name, printable};
+use crate::commands::names::{channel_name, printable};
 use crate::commands::packet::routing_name;
 use crate::commands::reach::{Reach, Way};
 use crate::commands::snapshot::Snapshot;

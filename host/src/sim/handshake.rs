@@ -11,7 +11,8 @@ use meshbeat_proto::{
 use prost::Message;
 
 use super::config::Identity;
-use super::mesh::{BROADCAST, Mesh, clean_number, clean_time};
+use super::mesh::{Mesh, clean_number, clean_time};
+use crate::dest::BROADCAST;
 
 /// Everything but the other nodes (2.3.11+).
 pub(super) const CONFIG_ONLY: u32 = 69_420;

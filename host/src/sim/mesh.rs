@@ -10,9 +10,7 @@ use meshbeat_proto::{
 use prost::Message;
 
 use super::config::Identity;
-
-/// The destination that means all nodes.
-pub(super) const BROADCAST: u32 = u32::MAX;
+use crate::dest::{BROADCAST, node_id};
 
 /// Whether `94 C3` stands in a payload. That is legal, but some official clients look for frames
 /// inside of frames and lose such a one, so the node makes up nothing that has it.
@@ -286,7 +284,7 @@ fn user(num: u32, rng: &mut Rng) -> User {
     let first = FIRST[rng.below(FIRST.len() as u32) as usize];
     let second = SECOND[rng.below(SECOND.len() as u32) as usize];
     User {
-        id: format!("!{num:08x}").into_bytes(),
+        id: node_id(num).into_bytes(),
         long_name: format!("{first} {second}").into_bytes(),
         short_name: format!("{:04x}", num & 0xFFFF).into_bytes(),
         hw_model: MODELS[rng.below(MODELS.len() as u32) as usize] as i32,

@@ -12,9 +12,10 @@ use prost::Message;
 
 use super::config::{Chance, draw_span};
 use super::log::{Record, Why};
-use super::mesh::{BROADCAST, clean_number};
+use super::mesh::clean_number;
 use super::node::{Action, How, Listening, SimNode};
 use super::{Fault, SimConfig};
+use crate::dest::BROADCAST;
 
 /// The faults that are under way and end by themselves.
 #[derive(Debug, Default)]

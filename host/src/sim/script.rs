@@ -12,8 +12,8 @@ use meshbeat_proto::{
 };
 use prost::Message;
 
-use super::mesh::BROADCAST;
 use super::{Action, ConnId, How, Listening, SimConfig, SimNode};
+use crate::dest::BROADCAST;
 
 /// A node, its clients and the time.
 pub(super) struct Bench {

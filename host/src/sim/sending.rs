@@ -12,9 +12,10 @@ use prost::Message;
 
 use super::config::draw_span;
 use super::log::{Record, Why};
-use super::mesh::{BROADCAST, clean_number};
+use super::mesh::clean_number;
 use super::node::{Due, How, SimNode};
 use super::queue::port;
+use crate::dest::BROADCAST;
 
 /// Queue status: the queue to the radio is full (`ERRNO_UNKNOWN`).
 const FULL: i32 = 32;

@@ -9,7 +9,8 @@ use meshbeat_proto::{
 };
 use prost::Message;
 
-use super::mesh::{BROADCAST, Mesh, Node, clean_number, holds_magic};
+use super::mesh::{Mesh, Node, clean_number, holds_magic};
+use crate::dest::BROADCAST;
 
 const WORDS: [&str; 28] = [
     "anyone", "on", "the", "summit", "today", "signal", "is", "fine", "down", "here", "battery",

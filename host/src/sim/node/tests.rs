@@ -3,10 +3,10 @@
 use meshbeat_proto::{ToRadio, mesh_packet, to_radio};
 use prost::Message;
 
-use super::super::mesh::BROADCAST;
 use super::super::script::{Bench, packet, plain, text};
 use super::super::{Fault, Totals};
 use super::*;
+use crate::dest::BROADCAST;
 
 const WANT_CONFIG: to_radio::PayloadVariant = to_radio::PayloadVariant::WantConfigId(9);
 
