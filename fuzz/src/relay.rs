@@ -105,6 +105,8 @@ struct Bench {
     refused_ids: BTreeSet<u32>,
     /// Packets that were taken in this turn, in order.
     taken: Vec<(u16, u32)>,
+    /// The decoder may hold bytes that were not made here, and whole frames behind them.
+    holds_back: bool,
     /// Nothing follows but the end.
     is_ending: bool,
 }
@@ -129,6 +131,7 @@ impl Bench {
             wire_ids: BTreeMap::new(),
             refused_ids: BTreeSet::new(),
             taken: Vec::new(),
+            holds_back: false,
             is_ending: false,
         };
         bench.link.open(bench.now);
@@ -461,7 +464,8 @@ impl Bench {
         self.node.replied = is_error.then_some(request_id);
         let before = self.queued();
         self.hear(&reply.heard());
-        if is_error && request_id != 0 && self.relay.snapshot().map(Snapshot::node) == Some(from) {
+        let own = self.relay.snapshot().map(Snapshot::node);
+        if is_error && request_id != 0 && own == Some(from) && !self.holds_back {
             let after = self.queued();
             let told =
                 after.iter().filter(|(id, bytes)| before.get(id).is_some_and(|it| it < bytes));
@@ -479,6 +483,7 @@ impl Bench {
 
     /// Frames that were not made here may be taken for whatever they resemble.
     fn give_up_counting(&mut self) {
+        self.holds_back = true;
         for client in &mut self.clients {
             client.is_lost_count = true;
         }
@@ -494,11 +499,16 @@ impl Bench {
     /// The node writes this.
     fn receive(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
-        while !rest.is_empty() {
+        loop {
             let received = self.link.handle_bytes(self.now, rest);
             rest = &rest[received.taken..];
-            if let Some(Item::Frame { payload, message, configured }) = received.item {
-                self.relay.handle_frame(self.now, payload, message, configured);
+            match received.item {
+                Some(Item::Frame { payload, message, configured }) => {
+                    self.relay.handle_frame(self.now, payload, message, configured);
+                }
+                Some(Item::Noise(_)) => {}
+                None if rest.is_empty() => return,
+                None => {}
             }
         }
     }
@@ -585,6 +595,7 @@ impl Bench {
         match event {
             Event::OpenDue => {
                 self.node.handle_opened();
+                self.holds_back = false;
                 self.link.handle_opened(self.now);
             }
             Event::Packet(event) => self.note_packet(event),
