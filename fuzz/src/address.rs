@@ -1,5 +1,5 @@
-//! Addresses, destinations and policies as a person types them: no panic, what is written again is read as the
-//! same, and what is refused is refused in one line that can be printed as it is.
+//! Addresses, destinations and policies as a person types them: no panic, what is written again is
+//! read as the same, and what is refused is refused in one line that can be printed as it is.
 
 use core::fmt::{Debug, Display};
 use core::str::FromStr;

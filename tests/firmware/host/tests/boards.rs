@@ -262,8 +262,8 @@ fn refused_by_prost() -> Vec<u8> {
     framed(payload)
 }
 
-/// As many pins as 512 bytes can name, which decode to more than any other message of that size,
-/// and a node info that takes their place.
+/// As many pins as 512 bytes can name, which decode to as much as any message of that size, and a
+/// node info that takes their place.
 fn longest_list() -> Vec<u8> {
     let hardware = module_config::RemoteHardwareConfig {
         available_pins: vec![RemoteHardwarePin::default(); 252],
